@@ -1,0 +1,72 @@
+# `make` lists what there is to do.
+TOPOLOGY ?= quintet
+PYTHON ?= python3
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export WEB_PORT MANAGEMENT_PORT NODE_RELEASE NODE_BASE_IMAGE QUINTET_STACK
+
+inventory = -i inventories/$(TOPOLOGY).yml -i inventories/containers.yml
+# Everything runs from the virtual environment, which Molecule wants to be the active one.
+run = PATH="$(CURDIR)/.venv/bin:$$PATH"
+
+.PHONY: help deploy check destroy test test-fast test-app lint molecule bench-deploy lock clean FORCE
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+deploy: .venv/deploy nodes ## Deploy TOPOLOGY (quintet) onto containers on this machine
+	@$(run) ansible-playbook $(inventory) playbooks/deploy.yml
+
+nodes: .venv/deploy topology FORCE
+	@playbooks/nodes/engine.sh
+	@$(run) ansible-playbook $(inventory) playbooks/nodes/create.yml
+
+destroy: .venv/deploy topology ## Remove what deploy made: the containers with their data, and the secrets
+	@playbooks/nodes/engine.sh
+	@$(run) ansible-playbook $(inventory) playbooks/nodes/destroy.yml
+
+test: lint test-fast test-app molecule ## Everything: lint, fast tests, the projects' tests, each topology
+
+lint: .venv/test ## Ansible, YAML, Python and shell
+	@command -v shellcheck >/dev/null || tests/install-shellcheck.sh
+	$(run) yamllint --strict .
+	$(run) ansible-lint --offline
+	$(run) ruff check .
+	$(run) ruff format --check .
+	git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run | xargs -0 shellcheck
+
+test-fast: .venv/test ## What needs no container: contract, templates, specs, purity, documents
+	$(run) pytest tests
+
+test-app: .venv/test ## The unit tests of the Django projects
+	cd app/producer && $(run) pytest
+	cd app/service && $(run) pytest
+
+molecule: .venv/test ## Each topology: create, deploy, deploy again, verify, destroy
+	@playbooks/nodes/engine.sh
+	$(run) molecule test --scenario-name onebox
+	$(run) molecule test --scenario-name quintet
+
+bench-deploy: .venv/deploy ## Time of a deploy against plain shell, on fresh nodes
+	@playbooks/nodes/engine.sh
+	$(run) python bench/deploy.py
+
+lock: .venv/test ## Pin the requirements by hash
+	tests/lock.sh
+
+clean: ## Remove the virtual environment and the caches
+	rm -rf .venv .cache .pytest_cache .ruff_cache
+
+topology: FORCE
+	@test -f inventories/$(TOPOLOGY).yml || { echo "quintet: there is no topology '$(TOPOLOGY)': inventories/$(TOPOLOGY).yml does not exist. There are: $(filter-out containers,$(basename $(notdir $(wildcard inventories/*.yml))))." >&2; exit 1; }
+
+.venv/deploy: requirements.txt
+	@playbooks/nodes/venv.sh "$(PYTHON)" requirements.txt
+	@touch $@
+
+.venv/test: .venv/deploy requirements-dev.txt
+	@playbooks/nodes/venv.sh "$(PYTHON)" requirements-dev.txt
+	@touch $@
+
+FORCE:

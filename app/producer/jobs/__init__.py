@@ -1,0 +1,1 @@
+"""Jobs: two words go out to a worker, one sentence comes back."""

@@ -1,0 +1,164 @@
+"""Settings of the producer. Everything that differs between machines comes from the environment.
+
+Each variable can also be given as a file: `SECRET_KEY_FILE=/run/secrets/key` stands for `SECRET_KEY`.
+"""
+
+from pathlib import Path
+
+import environ
+from environ.fileaware_mapping import FileAwareMapping
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+
+
+class Variables(FileAwareMapping):
+    """The environment, taken literally: a file's last newline and a leading dollar have no meaning of their own."""
+
+    def __getitem__(self, key):
+        """Escape each dollar; `Env.escape_proxy` undoes it, where a bare one would name another variable."""
+        return super().__getitem__(key).rstrip("\n").replace("$", r"\$")
+
+
+class Env(environ.Env):
+    """Reads variables strictly: one that is missing is an error that names it."""
+
+    ENVIRON = Variables()
+
+
+env = Env()
+env.escape_proxy = True
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = env.str("SECRET_KEY")
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS")
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+# How long a form post waits for its result before it shows the job's own page, which goes on waiting.
+RESULT_WAIT_SECONDS = env.float("RESULT_WAIT_SECONDS", default=4.0)
+# systemd's StateDirectory= sets this variable.
+RESULTS_FILE = Path(env.str("STATE_DIRECTORY", default=str(BASE_DIR / "state"))) / "results.txt"
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "jobs",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "producer.urls"
+WSGI_APPLICATION = "producer.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# PostgreSQL: the truth.
+
+DATABASES = {"default": env.db_url("DATABASE_URL") | {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+    # Nothing may wait for ever: not a connection, not a query, not a lock, not a packet's acknowledgement.
+    DATABASES["default"]["OPTIONS"] = {
+        "application_name": "producer",
+        "connect_timeout": 3,
+        "tcp_user_timeout": 5000,
+        "options": "-c statement_timeout=10s -c lock_timeout=3s -c idle_in_transaction_session_timeout=30s",
+    } | DATABASES["default"].get("OPTIONS", {})
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# Redis: what may be lost. Hence IGNORE_EXCEPTIONS: the page works without it, only slower, and the timeouts bound how
+# much slower. Only a dropped connection is worth a second attempt. An absent Redis shows in /healthz, not in the log:
+# django-redis would write a traceback for each command of each request.
+
+CACHES = {"default": env.cache_url("CACHE_URL", backend="django_redis.cache.RedisCache")}
+CACHES["default"]["OPTIONS"] = {
+    "IGNORE_EXCEPTIONS": True,
+    "SOCKET_CONNECT_TIMEOUT": 1,
+    "SOCKET_TIMEOUT": 1,
+    "CONNECTION_POOL_KWARGS": {"retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))},
+} | CACHES["default"].get("OPTIONS", {})
+
+# Read from Redis, kept in PostgreSQL: a visitor's session survives the loss of the cache.
+SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+
+# RabbitMQ and Celery. The service must declare its queue exactly as we do (name, type, exchange): whoever comes second
+# with another declaration is refused with PRECONDITION_FAILED.
+
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL")
+CELERY_TASK_DEFAULT_QUEUE = "service"
+CELERY_TASK_DEFAULT_QUEUE_TYPE = "quorum"
+CELERY_TASK_DEFAULT_EXCHANGE_TYPE = "topic"  # a direct exchange could not delay tasks on quorum queues
+CELERY_TASK_CREATE_MISSING_QUEUES = False  # a misspelt queue is an error, not a queue that nobody reads
+CELERY_TASK_ROUTES = {"adding_task": {"queue": "service"}, "add": {"queue": "service"}}
+
+# A request waits for a publish, so that each of its steps is bounded: to connect, to write, to read an answer, and to
+# have the message confirmed. Celery's own retries would multiply the waits: jobs.broker has a simpler one.
+CELERY_BROKER_CONNECTION_TIMEOUT = 4
+CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 5
+CELERY_BROKER_TRANSPORT_OPTIONS = {"confirm_publish": True, "read_timeout": 4, "write_timeout": 4, "max_retries": 0}
+CELERY_TASK_PUBLISH_RETRY = False
+
+CELERY_RESULT_BACKEND = env.str("CELERY_RESULT_BACKEND")
+CELERY_RESULT_BACKEND_THREAD_SAFE = True  # all threads of a process share one pool of connections
+CELERY_RESULT_EXTENDED = True
+CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 1
+CELERY_REDIS_SOCKET_TIMEOUT = 1
+
+CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = CELERY_RESULT_ACCEPT_CONTENT = ["json"]
+
+# Static files carry their digest in their name, so that a browser may keep them for ever.
+
+STATIC_URL = "static/"
+STATIC_ROOT = env.str("STATIC_ROOT", default=str(BASE_DIR / "static"))
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},
+}
+
+# Security. Until HTTPS is on, cookies must travel over plain HTTP. X-Forwarded-For and -Host are not trusted at all.
+
+HTTPS = env.bool("HTTPS", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+CSRF_COOKIE_HTTPONLY = True
+SECURE_HSTS_SECONDS = 2 * 365 * 24 * 3600 if HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {"django": {"handlers": [], "level": "INFO"}},
+}

@@ -1,0 +1,144 @@
+"""The environment's contract, what ugly passwords become, and what Django says about it all."""
+
+import os
+import re
+import runpy
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from django.core.cache import cache
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.db.backends.postgresql.base import DatabaseWrapper
+
+from producer.celery import app
+
+PROJECT = Path(__file__).resolve().parent.parent
+UGLY = "a/b%c:d@e#f?g&h+i'j\"k$l"
+ENVIRONMENT = {
+    "SECRET_KEY": "key",
+    "ALLOWED_HOSTS": "a.example,b.example",
+    "DATABASE_URL": f"postgresql://django:{quote(UGLY, safe='')}@db.example:5433/producer",
+    "CACHE_URL": f"redis://:{quote(UGLY, safe='')}@redis.example:6379/1",
+    "CELERY_BROKER_URL": f"amqp://django:{quote(UGLY, safe='')}@mq.example:5672/rabbit",
+    "CELERY_RESULT_BACKEND": f"redis://:{quote(UGLY, safe='')}@redis.example:6379/0",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Exactly the variables that are required."""
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def load():
+    return runpy.run_path(str(PROJECT / "producer" / "settings.py"))
+
+
+@pytest.mark.usefixtures("environment")
+def test_defaults():
+    settings = load()
+    assert settings["DEBUG"] is False
+    assert settings["HTTPS"] is False
+    assert settings["ALLOWED_HOSTS"] == ["a.example", "b.example"]
+    assert settings["CSRF_TRUSTED_ORIGINS"] == []
+    assert settings["RESULT_WAIT_SECONDS"] == 4
+    assert settings["RESULTS_FILE"] == PROJECT / "state" / "results.txt"
+    assert settings["STATIC_ROOT"] == str(PROJECT / "static")
+    assert settings["CACHES"]["default"]["BACKEND"] == "django_redis.cache.RedisCache"
+
+
+@pytest.mark.parametrize("name", ENVIRONMENT)
+def test_a_missing_variable_is_named(environment, name):
+    environment.delenv(name)
+    with pytest.raises(ImproperlyConfigured, match=rf"\b{name}\b"):
+        load()
+
+
+@pytest.mark.parametrize("name", ENVIRONMENT)
+def test_a_variable_can_be_a_file(environment, tmp_path, name):
+    expected = load()
+    (tmp_path / "secret").write_text(ENVIRONMENT[name] + "\n")
+    environment.delenv(name)
+    environment.setenv(f"{name}_FILE", str(tmp_path / "secret"))
+    loaded = load()
+    for setting in ("SECRET_KEY", "ALLOWED_HOSTS", "DATABASES", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"):
+        assert loaded[setting] == expected[setting]
+    assert loaded["CACHES"]["default"]["LOCATION"] == expected["CACHES"]["default"]["LOCATION"]
+
+
+@pytest.mark.parametrize("key", ["$ome_key", "a\\$b$c", "$$", "\\$x"])
+def test_a_dollar_means_nothing(environment, key):
+    environment.setenv("SECRET_KEY", key)
+    assert load()["SECRET_KEY"] == key
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_database_gets_the_ugly_password():
+    database = load()["DATABASES"]["default"]
+    parameters = DatabaseWrapper({**database, "TIME_ZONE": None}).get_connection_params()
+    assert (parameters["user"], parameters["password"]) == ("django", UGLY)
+    assert (parameters["host"], parameters["port"], parameters["dbname"]) == ("db.example", 5433, "producer")
+    assert parameters["connect_timeout"] == 3
+    assert "statement_timeout" in parameters["options"]
+
+
+def test_the_broker_gets_the_ugly_password():
+    broker = app.connection_for_write(ENVIRONMENT["CELERY_BROKER_URL"]).info()
+    assert (broker["userid"], broker["password"]) == ("django", UGLY)
+    assert (broker["hostname"], broker["port"], broker["virtual_host"]) == ("mq.example", 5672, "rabbit")
+
+
+def test_redis_gets_the_ugly_password(use_redis, tiny_redis):
+    address, commands = tiny_redis
+    use_redis(address, password=quote(UGLY, safe=""))
+    app.backend.client.ping()
+    cache.set("key", 1)
+    logins = [command[command.index("AUTH") :] for command in commands if "AUTH" in command]
+    assert len(logins) == 2
+    assert all(login[-1] == UGLY or UGLY in login for login in logins)
+    assert ["SELECT", "1"] in commands
+
+
+def test_https_makes_everything_strict(environment):
+    environment.setenv("HTTPS", "true")
+    settings = load()
+    assert settings["SESSION_COOKIE_SECURE"]
+    assert settings["CSRF_COOKIE_SECURE"]
+    assert settings["SECURE_HSTS_SECONDS"] >= 63072000
+
+
+def test_nothing_to_complain_about():
+    call_command("check", fail_level="WARNING")
+    call_command("check", deploy=True, fail_level="ERROR")
+
+
+def test_the_results_files_directory_must_exist(settings, tmp_path):
+    settings.RESULTS_FILE = tmp_path / "nowhere" / "results.txt"
+    with pytest.raises(SystemCheckError, match=r"jobs\.E001.*nowhere does not exist"):
+        call_command("check")
+
+
+def test_the_results_files_directory_must_be_writable(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root, who may run the tests, may write anywhere
+    with pytest.raises(SystemCheckError, match=r"jobs\.E002.*is not writable"):
+        call_command("check")
+
+
+@pytest.mark.django_db
+def test_migrations_are_complete():
+    call_command("makemigrations", check=True, dry_run=True)
+
+
+def test_static_files_carry_their_digest(settings, tmp_path):
+    settings.STATIC_ROOT = str(tmp_path)
+    backend = runpy.run_path(str(PROJECT / "producer" / "settings.py"))["STORAGES"]["staticfiles"]
+    settings.STORAGES = settings.STORAGES | {"staticfiles": backend}
+    call_command("collectstatic", interactive=False, verbosity=0)
+    assert [file.name for file in tmp_path.glob("jobs/quintet.*.css") if re.search(r"\.[0-9a-f]{12}\.css$", file.name)]

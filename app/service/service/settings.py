@@ -1,0 +1,112 @@
+"""Settings of the service. Everything that differs between machines comes from the environment.
+
+Each variable can also be given as a file: `SECRET_KEY_FILE=/run/secrets/key` stands for `SECRET_KEY`.
+"""
+
+import environ
+from environ.fileaware_mapping import FileAwareMapping
+
+
+class Variables(FileAwareMapping):
+    """The environment, taken literally: a file's last newline and a leading dollar have no meaning of their own."""
+
+    def __getitem__(self, key):
+        """Escape each dollar; `Env.escape_proxy` undoes it, where a bare one would name another variable."""
+        return super().__getitem__(key).rstrip("\n").replace("$", r"\$")
+
+
+class Env(environ.Env):
+    """Reads variables strictly: one that is missing is an error that names it."""
+
+    ENVIRON = Variables()
+
+
+env = Env()
+env.escape_proxy = True
+
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = env.str("SECRET_KEY")
+
+INSTALLED_APPS = ["joining"]
+
+# PostgreSQL. No task uses it yet. No pool here: Celery closes Django's pool after each task.
+
+DATABASES = {"default": env.db_url("DATABASE_URL") | {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+    # Nothing may wait for ever: not a connection, not a query, not a lock, not a packet's acknowledgement.
+    DATABASES["default"]["OPTIONS"] = {
+        "application_name": "service",
+        "connect_timeout": 3,
+        "tcp_user_timeout": 5000,
+        "options": "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=120s",
+    } | DATABASES["default"].get("OPTIONS", {})
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# RabbitMQ. Every producer must declare the queue exactly as we do (name, type, exchange): whoever comes second with
+# another declaration is refused with PRECONDITION_FAILED.
+
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL")
+CELERY_TASK_DEFAULT_QUEUE = "service"
+CELERY_TASK_DEFAULT_QUEUE_TYPE = "quorum"
+CELERY_TASK_DEFAULT_EXCHANGE_TYPE = "topic"  # a direct exchange could not delay tasks on quorum queues
+CELERY_TASK_CREATE_MISSING_QUEUES = False  # a misspelt queue is an error, not a queue that nobody fills
+
+# A worker waits for its broker for ever, however long that is away; the default gives up after 100 attempts. There is
+# no read_timeout here: a consumer's connection is meant to be silent while there is nothing to do, and a broker that
+# hangs is what heartbeats are for.
+CELERY_BROKER_CONNECTION_TIMEOUT = 4
+CELERY_BROKER_CONNECTION_RETRY = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_HEARTBEAT = 10
+CELERY_BROKER_TRANSPORT_OPTIONS = {"confirm_publish": True, "write_timeout": 10}
+
+# A task is acknowledged when it is done, so that it outlives its worker. The price: it may run twice, and must not
+# mind. One at a time, so that a task that kills its worker takes no innocent neighbour with it.
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
+
+# Less than RabbitMQ's consumer_timeout (30 minutes), after which it would take the task away from us.
+CELERY_TASK_TIME_LIMIT = 600
+CELERY_TASK_SOFT_TIME_LIMIT = 540
+
+CELERY_WORKER_MAX_TASKS_PER_CHILD = 1000
+CELERY_WORKER_MAX_MEMORY_PER_CHILD = 300_000  # KiB
+CELERY_WORKER_PROC_ALIVE_TIMEOUT = 20  # 4 s, the default, is too short for a loaded host with few cores
+CELERY_WORKER_LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"  # the journal adds the time
+CELERY_WORKER_TASK_LOG_FORMAT = "%(levelname)s %(task_name)s[%(task_id)s]: %(message)s"
+
+# Redis: results. To store one is tried for half a minute or so, which outlasts a restart of Redis; in a longer outage
+# the result is lost, so that tasks go on. One kind of retry only: Celery's Redis backend has a second one, inside the
+# first, that does not cover every command.
+
+CELERY_RESULT_BACKEND = env.str("CELERY_RESULT_BACKEND")
+CELERY_RESULT_EXTENDED = True  # with the worker's name in it
+CELERY_RESULT_EXPIRES = 24 * 3600
+CELERY_RESULT_BACKEND_ALWAYS_RETRY = True
+CELERY_RESULT_BACKEND_MAX_RETRIES = 14
+CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {"retry_policy": {"max_retries": 0}}
+CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 2
+CELERY_REDIS_SOCKET_TIMEOUT = 5
+CELERY_REDIS_SOCKET_KEEPALIVE = True
+CELERY_REDIS_RETRY_ON_TIMEOUT = True
+CELERY_REDIS_BACKEND_HEALTH_CHECK_INTERVAL = 15
+
+CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = CELERY_RESULT_ACCEPT_CONTENT = ["json"]
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {"django": {"handlers": [], "level": "INFO"}},
+}

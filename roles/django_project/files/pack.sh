@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# pack.sh SOURCE CACHE: pack a project's source into CACHE/<digest>.tar and print that path. Equal content gives an equal
+# digest on any machine: names, content and the executable bit count, owners and times do not.
+set -euo pipefail
+source=$1 cache=$2
+
+list() { # the files of the source: those that git does not ignore, or all
+  if git -C "$source" rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+    (cd "$source" && git ls-files -z --cached --others --exclude-standard . | while IFS= read -r -d '' file; do
+      if [ -e "$file" ]; then printf '%s\0' "$file"; fi
+    done)
+  else
+    (cd "$source" && find . -type f -not -path '*/__pycache__/*' -not -path './.git/*' -printf '%P\0')
+  fi | LC_ALL=C sort -z
+}
+
+mkdir -p "$cache"
+work=$(mktemp "$cache/.pack.XXXXXX")
+trap 'rm -f "$work"' EXIT
+list | tar --create --file="$work" --directory="$source" --no-recursion \
+  --null --files-from=- --owner=0 --group=0 --numeric-owner \
+  --mode='a+rX,go-w' --mtime=@0
+archive=$cache/$(sha256sum "$work" | cut -c1-12).tar
+mv "$work" "$archive"
+echo "$archive"
