@@ -11,6 +11,7 @@ from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
+from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +22,7 @@ init_plugin_loader()
 class Topology:
     """The inventory of some sources, in the order in which `-i` would name them.
 
-    `extra` are variables that win over all others, as `-e` does. Raises LookupError for a host or group that is not there.
+    `extra` are variables that win over all others, as `-e` does. A host or group that is not there is a LookupError.
     """
 
     def __init__(self, *sources, extra=None):
@@ -40,7 +41,9 @@ class Topology:
     @cached_property
     def _variables(self):
         manager = VariableManager(loader=self._inventory._loader, inventory=self._inventory)
-        manager._extra_vars = self.extra
+        # What a playbook's run knows besides: the sources, and every other host's variables.
+        manager._extra_vars = {"ansible_inventory_sources": self.sources, **self.extra}
+        manager._hostvars = HostVars(self._inventory, manager, self._inventory._loader)
         return manager
 
     @property
@@ -60,8 +63,7 @@ class Topology:
         found = self._inventory.get_host(host)
         if found is None:
             raise LookupError(f"no host {host} in {self.sources}")
-        variables = self._variables.get_vars(host=found)
-        variables |= {"ansible_inventory_sources": self.sources, **more}
+        variables = self._variables.get_vars(host=found, _hosts=self.hosts()) | more
         return Templar(loader=self._inventory._loader, variables=variables)
 
     def render(self, host, expression, **more):

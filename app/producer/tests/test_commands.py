@@ -66,10 +66,12 @@ def test_roundtrip_without_worker(live_server, capsys, settings):
 
 
 @pytest.mark.usefixtures("worker")
-def test_roundtrip_without_the_line_in_the_file(live_server, capsys, monkeypatch):
+def test_roundtrip_without_the_line_in_the_file(live_server, capsys, monkeypatch, settings):
+    settings.RESULTS_FILE.write_text("another job\n")
     monkeypatch.setattr("jobs.results.append", lambda job: None)
     report = run(capsys, "roundtrip", url=live_server.url + "/", fails=True)
     assert report["step"] == "find the line in the results file"
+    assert "0 lines" in report["error"]
 
 
 @pytest.mark.usefixtures("worker")

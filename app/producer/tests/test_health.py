@@ -77,6 +77,12 @@ def test_only_the_results_redis_is_down(client, monkeypatch):
 
 
 @pytest.mark.usefixtures("all_well")
+def test_only_the_caches_redis_is_down(client, settings):
+    settings.CACHES = {"default": settings.REDIS_CACHE | {"LOCATION": f"redis://{REFUSED}/1"}}
+    assert failing(client).keys() == {"redis"}
+
+
+@pytest.mark.usefixtures("all_well")
 def test_no_database(client, monkeypatch):
     monkeypatch.setitem(connections.settings["default"], "NAME", "/nowhere/at/all.sqlite3")
     monkeypatch.setitem(connections.settings["default"], "OPTIONS", {"uri": True})

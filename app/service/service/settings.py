@@ -78,15 +78,15 @@ CELERY_WORKER_PROC_ALIVE_TIMEOUT = 20  # 4 s, the default, is too short for a lo
 CELERY_WORKER_LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"  # the journal adds the time
 CELERY_WORKER_TASK_LOG_FORMAT = "%(levelname)s %(task_name)s[%(task_id)s]: %(message)s"
 
-# Redis: results. To store one is tried for half a minute or so, which outlasts a restart of Redis; in a longer outage
-# the result is lost, so that tasks go on. One kind of retry only: Celery's Redis backend has a second one, inside the
-# first, that does not cover every command.
+# Redis: results. To store one is tried for about three minutes (a pause is ten seconds at most, five on average), since
+# nobody else knows it: the worker would rather wait than lose it. Then the task fails, or is redelivered. One kind of
+# retry only: Celery's Redis backend has a second one, inside the first, that does not cover every command.
 
 CELERY_RESULT_BACKEND = env.str("CELERY_RESULT_BACKEND")
 CELERY_RESULT_EXTENDED = True  # with the worker's name in it
 CELERY_RESULT_EXPIRES = 24 * 3600
 CELERY_RESULT_BACKEND_ALWAYS_RETRY = True
-CELERY_RESULT_BACKEND_MAX_RETRIES = 14
+CELERY_RESULT_BACKEND_MAX_RETRIES = 45
 CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {"retry_policy": {"max_retries": 0}}
 CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 2
 CELERY_REDIS_SOCKET_TIMEOUT = 5

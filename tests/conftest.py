@@ -1,0 +1,46 @@
+"""Fixtures of the fast tests, and the guard that they write no secret into the repository."""
+
+import os
+import sys
+
+import pytest
+
+from tests.samples import TOPOLOGIES, WIDE, topology
+from tests.topology import ROOT
+
+SECRETS_OF_STACKS = str(ROOT / "inventories" / ".secrets")
+
+
+def refuse_secrets(event, arguments):
+    """An audit hook: opening or making anything below inventories/.secrets fails the test."""
+    if event in ("open", "os.mkdir") and isinstance(arguments[0], str | bytes):
+        path = os.path.abspath(os.fsdecode(arguments[0]))
+        if path.startswith(SECRETS_OF_STACKS):
+            raise PermissionError(f"a fast test wants {path}")
+
+
+sys.addaudithook(refuse_secrets)
+
+
+@pytest.fixture(scope="session", params=TOPOLOGIES)
+def each(request):
+    """Each topology in turn."""
+    return topology(request.param)
+
+
+@pytest.fixture(scope="session")
+def quintet():
+    return topology("quintet")
+
+
+@pytest.fixture(scope="session")
+def onebox():
+    return topology("onebox")
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory):
+    """A topology of a site's own, with several web hosts and workers."""
+    path = tmp_path_factory.mktemp("site") / "wide.yml"
+    path.write_text(WIDE)
+    return topology(str(path))

@@ -1,0 +1,42 @@
+"""What the fast tests share: ugly passwords, and the topologies with them."""
+
+from tests.topology import ROOT, Topology
+
+# Every character that means something to a URL, a shell, systemd, SQL or a configuration file.
+UGLY = "a/b%c:d@e#f?g&h+i'j\"k$l\\m`n o;p=qé"
+UGLY_IN_URL = "a%2Fb%25c%3Ad%40e%23f%3Fg%26h%2Bi%27j%22k%24l%5Cm%60n%20o%3Bp%3Dq%C3%A9"
+
+SECRETS = {
+    "broker_password": f"broker {UGLY}",
+    "redis_password": f"redis {UGLY}",
+    "database_passwords": {"producer": f"producer {UGLY}", "service": f"service {UGLY}"},
+    "django_secret_keys": {"producer": f"producer key {UGLY}", "service": f"service key {UGLY}"},
+}
+TOPOLOGIES = ("onebox", "quintet")
+
+# Two hosts where one is usual, to tell "each" from "the first".
+WIDE = """\
+all:
+  children:
+    postgresql: {hosts: {data1: }}
+    redis: {hosts: {data1: }}
+    rabbitmq: {hosts: {data1: }}
+    web: {hosts: {web1: , web2: }}
+    worker: {hosts: {worker1: , worker2: , web2: }}
+"""
+
+
+def topology(source, **extra):
+    """A topology on containers; its secrets are the ugly ones, and none is ever made in the repository."""
+    name = source if source in TOPOLOGIES else "wide"
+    source = f"inventories/{source}.yml" if source in TOPOLOGIES else source
+    # What looks at the environment is given here, so that a shell's variables do not change a test.
+    given = {"stack": name, "node_web_port": 8000, "node_management_port": 15672, "secrets_dir": "/nonexistent"}
+    return Topology(source, "inventories/containers.yml", extra=given | SECRETS | extra)
+
+
+def role_names():
+    """The roles; none at all is an error."""
+    names = sorted(path.parent.name for path in ROOT.glob("roles/*/tasks"))
+    assert "postgresql" in names, "roles/ is not where it was"
+    return names

@@ -1,0 +1,178 @@
+"""Bad input is refused before any host is touched, by a sentence that names what is wrong and the file to edit.
+
+Each case is a copy of inventories/ with one thing wrong, given to the playbook that operators run. Its hosts have an
+address where nothing answers: whoever tries to reach one is unreachable, and that is looked for.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.topology import ROOT
+
+OVERLAY = """\
+all:
+  vars:
+    ansible_connection: ssh
+    ansible_host: 192.0.2.1
+    host_address: "192.0.2.{{ groups.all.index(inventory_hostname) + 10 }}"
+    host_memory_mb: 2048
+    application_url: http://192.0.2.1
+    management_url: http://192.0.2.1:15672
+"""
+TOPOLOGY, SITE = "quintet.yml", "site.yml"
+PROJECT, SECRETS = "group_vars/all/project.yml", "group_vars/all/secrets.yml"
+APPLICATION = 'web: {application: "producer.wsgi:application"}'
+WORKER = "worker: {celery_app: service, queues: [service]}"
+IN_PROJECT = "Edit inventories/group_vars/all/project.yml"
+IN_SECRETS = "Edit inventories/group_vars/all/secrets.yml"
+
+
+class Case(NamedTuple):
+    """In `file`, `old` becomes `new` (all of the rest, when `old` is empty: it is added); then `says` is said."""
+
+    file: str
+    old: str
+    new: str
+    says: tuple
+
+
+CASES = {
+    # -- topologies ---------------------------------------------------------------------------------------------------
+    "misspelt group": Case(TOPOLOGY, "worker:", "workers:", (TOPOLOGY, "Missing or empty", ": worker.", "workers")),
+    "missing group": Case(
+        TOPOLOGY, "    redis:\n      hosts:\n        redis1:\n", "", (TOPOLOGY, "Missing or empty", ": redis.")
+    ),
+    "empty group": Case(TOPOLOGY, "        web1:\n", "", (TOPOLOGY, "Missing or empty", ": web.")),
+    "host in a misspelt group": Case(
+        TOPOLOGY, "", "    wrker:\n      hosts:\n        worker2:\n", (TOPOLOGY, "in no tier: worker2", "misspelt")
+    ),
+    "no address": Case(
+        SITE, "host_address:", "host_adress:", ("Not set", "host_address", SITE, "inventories/example/hosts.yml")
+    ),
+    # -- settings -----------------------------------------------------------------------------------------------------
+    "missing setting": Case(PROJECT, "broker_vhost: rabbit\n", "", ("broker_vhost", IN_PROJECT)),
+    "empty setting": Case(PROJECT, "broker_vhost: rabbit", 'broker_vhost: ""', ("Empty: broker_vhost", IN_PROJECT)),
+    "no projects": Case(PROJECT, "", "django_projects: []\n", ("Empty: django_projects", IN_PROJECT)),
+    "wrong type": Case(PROJECT, "http_port: 80", "http_port: eighty", ("http_port", "eighty", IN_PROJECT)),
+    "two services on one port": Case(
+        PROJECT, "cache_port: 6380", "cache_port: 6379", ("Two services", "cache_port", "6379", IN_PROJECT)
+    ),
+    # -- projects -----------------------------------------------------------------------------------------------------
+    "unknown key in a project": Case(PROJECT, "gate: [", "gates: [", ("django_projects", "gates", IN_PROJECT)),
+    "unknown key in web": Case(
+        PROJECT, APPLICATION, 'web: {application: "x:y", threads: 2}', ("django_projects", "web", "threads", IN_PROJECT)
+    ),
+    "missing key in worker": Case(
+        PROJECT, WORKER, "worker: {celery_app: service}", ("django_projects", "worker", "queues", IN_PROJECT)
+    ),
+    "path that does not exist": Case(
+        PROJECT, "path: app/producer", "path: app/produce", ("producer has no manage.py", "app/produce ", IN_PROJECT)
+    ),
+    "path without requirements": Case(
+        PROJECT, "path: app/producer", "path: bare", ("producer has no requirements.txt", "bare", IN_PROJECT)
+    ),
+    "two projects with one name": Case(
+        PROJECT, "name: service", "name: producer", ("'producer' is used twice", IN_PROJECT)
+    ),
+    "name of the system": Case(PROJECT, "name: service", "name: root", ("'root'", "name of the system", IN_PROJECT)),
+    "name that is none": Case(PROJECT, "name: service", "name: My-App", ("'My-App'", "lower-case", IN_PROJECT)),
+    "project that runs nowhere": Case(
+        PROJECT, f"    {WORKER}\n", "", ("service has neither web nor worker", IN_PROJECT)
+    ),
+    # -- secrets ------------------------------------------------------------------------------------------------------
+    "empty passwords": Case(
+        SECRETS, "", 'broker_password: ""\nredis_password:\n', (": broker_password, redis_password.", IN_SECRETS)
+    ),
+    "password with a line break": Case(
+        SECRETS, "", "redis_password: |\n  of a block\n", ("line break: redis_password.", IN_SECRETS)
+    ),
+    "project without a password": Case(
+        SECRETS, "", "database_passwords: {producer: x}\n", ("database_passwords.service", IN_SECRETS)
+    ),
+    # -- inputs of roles ----------------------------------------------------------------------------------------------
+    "input of the wrong kind": Case(
+        "group_vars/web.yml", "", "web_sandbox: 7\n", ("web_sandbox", "inventories/group_vars/<group>.yml")
+    ),
+    "unknown key in an input": Case(
+        PROJECT,
+        "broker_extra_users: []",
+        "broker_extra_users: [{name: x, password: y, tag: z}]",
+        ("rabbitmq_users", "tag", "inventories/group_vars/<group>.yml"),
+    ),
+}
+GOOD = {"onebox": "onebox.yml", "quintet": TOPOLOGY}
+
+
+def site(directory, case=None):
+    """A copy of the inventories, with what is wrong in the case."""
+    shutil.copytree(ROOT / "inventories", directory / "inventories", ignore=shutil.ignore_patterns(".secrets"))
+    (directory / "inventories" / SITE).write_text(OVERLAY)
+    (directory / "app").symlink_to(ROOT / "app")
+    (directory / "bare").mkdir()
+    (directory / "bare" / "manage.py").touch()
+    if case:
+        path = directory / "inventories" / case.file
+        text = path.read_text()
+        assert text.count(case.old) == 1 or not case.old, f"{case.file} has no single {case.old!r}"
+        path.write_text(text.replace(case.old, case.new) if case.old else text + case.new)
+    return directory / "inventories"
+
+
+def ansible(inventories, topology, playbook):
+    """Run a playbook on a site; its exit status and its words, without the line breaks."""
+    result = subprocess.run(
+        ["ansible-playbook", "-i", inventories / topology, "-i", inventories / SITE, ROOT / "playbooks" / playbook],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1"}
+        | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_TIMEOUT": "1", "QUINTET_STACK": "fast-tests"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return result.returncode, " ".join((result.stdout + result.stderr).split())
+
+
+@pytest.fixture(scope="session")
+def runs(request, tmp_path_factory):
+    """All runs that were asked for, a few at a time, by the name of the case."""
+    wanted = [item.callspec.params["name"] for item in request.session.items if "runs" in item.fixturenames]
+
+    def run(name):
+        directory = tmp_path_factory.mktemp("site")
+        if name in GOOD:
+            return ansible(site(directory), GOOD[name], "check.yml")
+        return ansible(site(directory, CASES[name]), TOPOLOGY, "deploy.yml")
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        yield {name: pool.submit(run, name) for name in wanted}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_refused(runs, name):
+    status, words = runs[name].result()
+    assert not [said for said in CASES[name].says if said not in words], words
+    assert status != 0
+    assert "PLAY [Check what was asked for]" in words
+    assert "PLAY [Set up every host]" not in words, "hosts were touched"
+    assert "UNREACHABLE" not in words, "a host was touched"
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_good_input_is_accepted(runs, name):
+    status, words = runs[name].result()
+    assert status == 0, words
+    assert "failed=1" not in words
+
+
+def test_a_deploy_begins_with_the_check():
+    """What the cases prove holds for a deploy of any later version."""
+    first = (ROOT / "playbooks" / "deploy.yml").read_text().split("import_playbook:")[1].split()[0]
+    assert first == "check.yml"

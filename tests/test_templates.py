@@ -1,0 +1,389 @@
+"""Every template of every role, rendered by Ansible's templar as in a deploy, and read as its reader reads it."""
+
+import configparser
+import hashlib
+import re
+import shlex
+import subprocess
+
+import pytest
+from ansible.errors import AnsibleError
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+from tests.samples import SECRETS, UGLY
+from tests.topology import ROOT
+
+MANAGED = "Ansible managed"
+PROJECTS = [
+    {"name": "producer", "settings_module": "producer.settings", "environment": {"UGLY": UGLY}},
+    {"name": "service", "settings_module": "service.settings"},
+]
+GUNICORN = "web_sites | product(['{}'])"
+
+# Each template: its role's group, and the turns of its task's loop as an expression (none: it is rendered once).
+TEMPLATES = {
+    "celery_worker/celery.service.j2": ("worker", "celery_worker_workers"),
+    "django_project/environment.j2": ("all", None),
+    "django_project/quintet-manage.j2": ("all", None),
+    "postgresql/quintet.conf.j2": ("postgresql", None),
+    "postgresql/quintet_hba.conf.j2": ("postgresql", None),
+    "rabbitmq/enabled_plugins.j2": ("rabbitmq", None),
+    "rabbitmq/epmd.socket.j2": ("rabbitmq", None),
+    "rabbitmq/rabbitmq-env.conf.j2": ("rabbitmq", None),
+    "rabbitmq/rabbitmq.conf.j2": ("rabbitmq", None),
+    "redis/redis.conf.j2": ("redis", "redis_instances"),
+    "redis/users.acl.j2": ("redis", None),
+    "web/gunicorn.service.j2": ("web", GUNICORN.format("service")),
+    "web/gunicorn.socket.j2": ("web", GUNICORN.format("socket")),
+    "web/nginx.conf.j2": ("web", None),
+}
+
+
+def loaded(path):
+    """The variables of a role's file; a role need not have it."""
+    return (DataLoader().load_from_file(str(path), trusted_as_template=True) or {}) if path.exists() else {}
+
+
+def templar(topology, host, role, **more):
+    """What a role's template sees on a host: defaults, under the inventory, under the role's own, under the turn's."""
+    known = topology.templar(host).available_variables
+    variables = (
+        loaded(ROOT / f"roles/{role}/defaults/main.yml")
+        | known
+        | loaded(ROOT / f"roles/{role}/vars/main.yml")
+        | {"ansible_managed": MANAGED, **more}
+    )
+    return Templar(loader=DataLoader(), variables=variables)
+
+
+def render(topology, template, host=None, **more):
+    """The text of a template in each turn of its loop, on the first host of its group or on the one named."""
+    role, _, name = template.partition("/")
+    group, loop = TEMPLATES[template]
+    host = host or topology.hosts(group)[0]
+    more = {"project": PROJECTS[0], **more}
+    turns = [{}]
+    if loop:
+        expression = trust_as_template("{{ " + loop + " }}")
+        turns = [{"item": item} for item in templar(topology, host, role, **more).template(expression)]
+        assert turns, f"{template} is never rendered"
+    source = trust_as_template((ROOT / f"roles/{role}/templates/{name}").read_text())
+    return [
+        templar(topology, host, role, **more, **turn).template(
+            source, escape_backslashes=False, overrides={"trim_blocks": True, "lstrip_blocks": False}
+        )
+        for turn in turns
+    ]
+
+
+def lines(text):
+    """The lines that are not empty and no comments."""
+    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def pairs(text, separator):
+    """Lines of a name and a value, as a dict; no name may come twice."""
+    found = [tuple(part.strip() for part in line.split(separator, 1)) for line in lines(text)]
+    assert len(dict(found)) == len(found), "a name comes twice"
+    return dict(found)
+
+
+def unit(text):
+    """A systemd unit: sections of names and values."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters="=", comment_prefixes="#")
+    parser.optionxform = str
+    parser.read_string(text.replace("\\\n", " "))
+    return parser
+
+
+def test_every_template_is_here():
+    found = {f"{path.parent.parent.name}/{path.name}" for path in ROOT.glob("roles/*/templates/**/*") if path.is_file()}
+    assert found == set(TEMPLATES)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_renders_on_every_host(each, template):
+    for host in each.hosts(TEMPLATES[template][0]):
+        for text in render(each, template, host):
+            assert text.strip()
+            assert text.endswith("\n")
+            assert "{{" not in text
+            assert "None" not in text.split()
+
+
+@pytest.mark.parametrize("template", ["rabbitmq/rabbitmq.conf.j2", "django_project/environment.j2"])
+def test_an_undefined_name_is_an_error(onebox, template):
+    broken = trust_as_template("{{ no_such_name }}")
+    with pytest.raises(AnsibleError, match="no_such_name"):
+        render(onebox, template, rabbitmq_port=broken, django_project_settings_module=broken)
+
+
+# -- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+PEER = ("local", "all", "postgres", "peer")
+ADMITTED = {
+    "onebox": {
+        PEER,
+        ("host", "producer", "producer", "127.0.0.1/32", "scram-sha-256"),
+        ("host", "service", "service", "127.0.0.1/32", "scram-sha-256"),
+    },
+    "quintet": {
+        PEER,
+        ("host", "producer", "producer", "10.213.171.13/32", "scram-sha-256"),
+        ("host", "service", "service", "10.213.171.14/32", "scram-sha-256"),
+    },
+    "wide": {
+        PEER,
+        ("host", "producer", "producer", "10.213.10.11/32", "scram-sha-256"),
+        ("host", "producer", "producer", "10.213.10.12/32", "scram-sha-256"),
+        ("host", "service", "service", "10.213.10.12/32", "scram-sha-256"),
+        ("host", "service", "service", "10.213.10.13/32", "scram-sha-256"),
+        ("host", "service", "service", "10.213.10.14/32", "scram-sha-256"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", ADMITTED)
+def test_postgresql_admits_owners_from_their_hosts_and_nobody_else(request, name):
+    [text] = render(request.getfixturevalue(name), "postgresql/quintet_hba.conf.j2")
+    rules = [tuple(shlex.split(line)) for line in lines(text)]
+    assert set(rules) == ADMITTED[name]
+    assert len(rules) == len(ADMITTED[name])
+
+
+def test_postgresql_admits_ipv6(quintet):
+    databases = [{"name": "x", "password": "x", "clients": ["fd00::1"]}]
+    [text] = render(quintet, "postgresql/quintet_hba.conf.j2", postgresql_databases=databases)
+    assert 'host "x" "x" fd00::1/128 scram-sha-256' in lines(text)
+
+
+def postgresql(topology, **more):
+    """The settings of PostgreSQL, unquoted."""
+    [text] = render(topology, "postgresql/quintet.conf.j2", **more)
+    found = pairs(text, "=")
+    assert all(re.fullmatch(r"'([^']|'')*'", value) for value in found.values())
+    return {name: value[1:-1].replace("''", "'") for name, value in found.items()}
+
+
+def test_postgresql_settings(quintet):
+    found = postgresql(quintet)
+    expected = {
+        "listen_addresses": "127.0.0.1,10.213.171.10",
+        "port": "5432",
+        "password_encryption": "scram-sha-256",
+        "hba_file": "/etc/postgresql/17/main/quintet_hba.conf",
+        "shared_buffers": "512MB",
+        "effective_cache_size": "1536MB",
+        "maintenance_work_mem": "128MB",
+        "work_mem": "10MB",
+    }
+    assert {name: found.get(name) for name in expected} == expected
+
+
+def test_postgresql_takes_more_settings(onebox):
+    found = postgresql(onebox, postgresql_settings={"port": 1, "search_path": "it's"})
+    assert (found["port"], found["search_path"]) == ("1", "it's")
+    assert found["listen_addresses"] == "127.0.0.1"
+
+
+# -- Redis ------------------------------------------------------------------------------------------------------------
+
+
+def test_redis_instances(quintet):
+    found = {pairs(text, " ")["port"]: pairs(text, " ") for text in render(quintet, "redis/redis.conf.j2")}
+    assert {port: (one["maxmemory"], one["maxmemory-policy"], one["appendonly"]) for port, one in found.items()} == {
+        "6379": ("1024mb", "noeviction", "yes"),
+        "6380": ("512mb", "allkeys-lfu", "no"),
+    }
+    for one in found.values():
+        assert one["bind"].split() == ["127.0.0.1", "10.213.171.11"]
+        assert one["aclfile"] == "/etc/redis/users.acl"
+    # Instances share a directory: no two of them write one file.
+    for name in ("dbfilename", "appenddirname"):
+        assert len({one[name] for one in found.values()}) == len(found)
+
+
+def test_redis_users(each):
+    [text] = render(each, "redis/users.acl.j2")
+    users = {line.split()[1]: line.split()[2:] for line in text.splitlines()}
+    assert all(line.startswith("user ") for line in text.splitlines())
+    assert users.keys() == {"default", "django"}
+    assert users["default"] == ["off"]
+    digest = hashlib.sha256(SECRETS["redis_password"].encode()).hexdigest()
+    assert users["django"][:2] == ["on", f"#{digest}"]
+    assert "nopass" not in users["django"]
+    assert users["django"].index("-@dangerous") > users["django"].index("+@all")
+    assert SECRETS["redis_password"] not in text
+
+
+# -- RabbitMQ ---------------------------------------------------------------------------------------------------------
+
+
+def rabbitmq(topology, **more):
+    """The settings of RabbitMQ."""
+    [text] = render(topology, "rabbitmq/rabbitmq.conf.j2", **more)
+    return pairs(text, " = ")
+
+
+def test_rabbitmq_settings(quintet):
+    found = rabbitmq(quintet)
+    assert {name: value for name, value in found.items() if name.startswith("listeners")} == {
+        "listeners.tcp.1": "127.0.0.1:5672",
+        "listeners.tcp.2": "10.213.171.12:5672",
+    }
+    assert (found["management.tcp.ip"], found["management.tcp.port"]) == ("10.213.171.12", "15672")
+    assert found["vm_memory_high_watermark.absolute"] == "1536MiB"
+    assert not [name for name in found if name.startswith("default_")], "these act on an empty broker only"
+    assert not {"True", "False"} & set(found.values()), "its booleans are lower-case"
+
+
+def test_rabbitmq_takes_more_settings(onebox):
+    found = rabbitmq(onebox, rabbitmq_settings={"heartbeat": 30, "log.console.level": "debug"})
+    assert (found["heartbeat"], found["log.console.level"]) == ("30", "debug")
+    assert found["listeners.tcp.1"] == "127.0.0.1:5672"
+    assert "listeners.tcp.2" not in found
+
+
+def test_rabbitmq_keeps_the_cluster_to_itself(each):
+    host = each.hosts("rabbitmq")[0]
+    [text] = render(each, "rabbitmq/rabbitmq-env.conf.j2")
+    words = dict(word.split("=", 1) for word in shlex.split(text, comments=True) if "=" in word)
+    assert words["NODENAME"] == f"rabbit@{host}.quintet.internal"
+    assert words["USE_LONGNAME"] == "true"
+    assert words["ERL_EPMD_ADDRESS"] == "127.0.0.1"
+    assert words["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] == "-kernel inet_dist_use_interface {127,0,0,1}"
+    [socket] = render(each, "rabbitmq/epmd.socket.j2")
+    assert unit(socket)["Socket"]["ListenStream"] == "127.0.0.1:4369"
+
+
+def test_rabbitmq_plugins(each):
+    assert render(each, "rabbitmq/enabled_plugins.j2") == ["[rabbitmq_management].\n"]
+
+
+# -- Projects ---------------------------------------------------------------------------------------------------------
+
+
+def environment(text):
+    """Variables as systemd reads an EnvironmentFile: in double quotes, a backslash frees only " \\ ` and $."""
+    found = {}
+    for line in lines(text):
+        name, value = re.fullmatch(r'([A-Z_]+)="((?:[^"\\]|\\.)*)"', line).groups()
+        found[name] = re.sub(r'\\(["\\`$])', r"\1", value)
+    return found
+
+
+def test_environment_says_what_the_contract_says(each):
+    for project in PROJECTS:
+        [text] = render(each, "django_project/environment.j2", project=project)
+        expected = each.render(each.hosts()[0], "project_environment", project=project)
+        assert environment(text) == {"DJANGO_SETTINGS_MODULE": project["settings_module"], **expected}
+
+
+def test_environment_keeps_ugly_values(onebox):
+    [text] = render(onebox, "django_project/environment.j2")
+    found = environment(text)
+    assert found["UGLY"] == UGLY
+    assert found["SECRET_KEY"] == SECRETS["django_secret_keys"]["producer"]
+
+
+def test_quintet_manage_is_a_shell_script(each, tmp_path):
+    [text] = render(each, "django_project/quintet-manage.j2")
+    assert text.splitlines()[0] == "#!/bin/sh"
+    script = tmp_path / "quintet-manage"
+    script.write_text(text)
+    run = ["sh", str(script)]
+    assert subprocess.run(["sh", "-n", str(script)], check=False).returncode == 0
+    usage = subprocess.run([*run, "producer"], capture_output=True, text=True, check=False)
+    assert (usage.returncode, usage.stderr.split()[0]) == (64, "usage:")
+    missing = subprocess.run([*run, "--next", "no-such", "x"], capture_output=True, text=True, check=False)
+    assert missing.returncode == 66
+    assert "no next release of no-such" in missing.stderr
+
+
+# -- Units ------------------------------------------------------------------------------------------------------------
+
+
+def test_celery_unit(each):
+    [text] = render(each, "celery_worker/celery.service.j2")
+    service = unit(text)["Service"]
+    assert service["ExecStart"].split() == [
+        *("/opt/quintet/service/current/venv/bin/celery", "--app", "service", "worker"),
+        *("--hostname", "service@%H", "--queues", "service"),
+        *("-O", "fair", "--without-gossip", "--without-mingle", "--loglevel", "INFO"),
+    ]
+    assert_unit_of_project(service, "service")
+    assert service["KillMode"] == "mixed", "SIGTERM to the main process alone is the warm stop"
+    assert int(service["TimeoutStopSec"]) > 600
+    assert (service["MemoryHigh"], service["MemoryMax"]) == ("819M", "1024M")
+
+
+def test_celery_unit_with_every_key(onebox):
+    worker = {
+        **{"project": "x", "directory": "/x", "celery_app": "a.b", "queues": ["p", "q"]},
+        **{"concurrency": 3, "memory_max_mb": 100, "stop_timeout_seconds": 7},
+    }
+    [text] = render(onebox, "celery_worker/celery.service.j2", celery_worker_workers=[worker])
+    service = unit(text)["Service"]
+    assert "--queues p,q --concurrency 3 " in service["ExecStart"]
+    assert (service["TimeoutStopSec"], service["MemoryHigh"], service["MemoryMax"]) == ("7", "80M", "100M")
+
+
+def test_gunicorn_unit(each):
+    [text] = render(each, "web/gunicorn.service.j2")
+    [socket] = render(each, "web/gunicorn.socket.j2")
+    assert unit(text)["Unit"]["Requires"] == "gunicorn-producer.socket"
+    service = unit(text)["Service"]
+    assert service["ExecStart"].split() == [
+        "/opt/quintet/producer/current/venv/bin/gunicorn",
+        "producer.wsgi:application",
+    ]
+    assert_unit_of_project(service, "producer")
+    assert service["KillMode"] == "mixed"
+    listens = unit(socket)["Socket"]
+    assert (listens["ListenStream"], listens["SocketUser"]) == ("/run/gunicorn-producer.sock", "www-data")
+    assert listens["SocketMode"] == "0600"
+
+
+def assert_unit_of_project(service, project):
+    """A service of a project runs as its user, with its environment, from its current release, in the sandbox."""
+    assert (service["User"], service["Group"], service["StateDirectory"]) == (project, project, project)
+    assert service["EnvironmentFile"] == f"/opt/quintet/{project}/environment"
+    assert service["WorkingDirectory"] == f"/opt/quintet/{project}/current/source"
+    assert service["Restart"] == "always"
+    assert service["NoNewPrivileges"] == "yes"
+    assert service["ProtectSystem"] == "strict"
+    assert service["CapabilityBoundingSet"] == ""
+
+
+# -- nginx ------------------------------------------------------------------------------------------------------------
+
+SITES = [
+    {"project": "one", "directory": "/o/one", "application": "x", "host_names": ["a.example", "b.example"]},
+    {"project": "two", "directory": "/o/two", "application": "x", "host_names": ["c.example"]},
+]
+
+
+def servers(text):
+    """The directives of each server block of nginx, as (name, rest)."""
+    assert text.count("{") == text.count("}")
+    blocks = re.findall(r"^server \{\n(.*?)^\}", text, re.DOTALL | re.MULTILINE)
+    return [re.findall(r"^\s*(\w+) ([^;{]+);$", block, re.MULTILINE) for block in blocks]
+
+
+def test_nginx_serves_the_site(each):
+    [text] = render(each, "web/nginx.conf.j2")
+    [server] = servers(text)
+    assert ("listen", "80 default_server") in server
+    assert ("server_name", "localhost") in server
+    assert ("alias", "/opt/quintet/producer/current/static/") in server
+    assert ("proxy_pass", "http://producer") in server
+    assert "server unix:/run/gunicorn-producer.sock fail_timeout=0;" in text
+
+
+def test_nginx_serves_several_sites_and_the_first_by_default(onebox):
+    one, two = servers(render(onebox, "web/nginx.conf.j2", web_sites=SITES, web_port=8080)[0])
+    assert ("listen", "8080 default_server") in one
+    assert ("listen", "8080") in two
+    assert ("server_name", "a.example b.example") in one
+    assert ("proxy_pass", "http://two") in two

@@ -1,0 +1,95 @@
+"""What every host shows: what listens, what runs, who may read secrets; and that it comes back after a reboot."""
+
+import docker
+import pytest
+
+from verify import FIRST, TOPOLOGY, contract, eventually, manage, node
+
+TIER_UNITS = {
+    "postgresql": [f"postgresql@{contract('database_version')}-main.service"],
+    "redis": ["redis-server@results.service", "redis-server@cache.service"],
+    "rabbitmq": ["rabbitmq-server.service"],
+    "web": ["nginx.service", "gunicorn-producer.service", "gunicorn-producer.socket"],
+    "worker": ["celery-service.service"],
+}
+
+
+def expected_sockets(host):
+    """What the contract says that a host listens on."""
+    everywhere, loopback = contract("listen_addresses", host), "127.0.0.1"
+    sockets = {
+        "postgresql": {(address, contract("database_port")) for address in everywhere},
+        "redis": {
+            (address, port)
+            for address in everywhere
+            for port in (contract("result_backend_port"), contract("cache_port"))
+        },
+        "rabbitmq": {(address, contract("broker_port")) for address in everywhere}
+        | {(contract("host_address", host), contract("broker_management_port")), (loopback, 4369), (loopback, 25672)},
+        "web": {("0.0.0.0", contract("http_port"))},
+        "worker": set(),
+    }
+    return set().union(*(sockets[group] for group in contract("group_names", host) if group in sockets))
+
+
+@pytest.mark.parametrize("host", TOPOLOGY.hosts())
+def test_nothing_listens_beyond_what_the_topology_says(host):
+    lines = node(host).check_output("ss --no-header --numeric --listening --tcp --udp").splitlines()
+    found = {tuple(line.split()[4].rsplit(":", 1)) for line in lines}
+    # 127.0.0.11 is the resolver that Docker gives a container.
+    found = {(address, int(port)) for address, port in found if address != "127.0.0.11"}
+    assert found == expected_sockets(host)
+
+
+@pytest.mark.parametrize("host", TOPOLOGY.hosts())
+def test_units_run_and_none_has_failed(host):
+    machine = node(host)
+    for group in contract("group_names", host):
+        for unit in TIER_UNITS[group]:
+            assert machine.check_output("systemctl is-active %s", unit) == "active"
+            assert machine.check_output("systemctl is-enabled %s", unit).startswith("enabled")
+    assert machine.check_output("systemctl --failed --no-legend") == ""
+
+
+@pytest.mark.parametrize("group", ["web", "worker"])
+def test_services_are_unprivileged_and_secrets_their_own(group):
+    for host in TOPOLOGY.hosts(group):
+        machine = node(host)
+        for project in contract("host_projects", host):
+            name = project["name"]
+            environment = machine.file(f"{contract('projects_directory')}/{name}/environment")
+            assert (environment.user, oct(environment.mode)) == ("root", "0o600")
+            for unit in TIER_UNITS[group]:
+                if name in unit and unit.endswith(".service"):
+                    pid = machine.check_output("systemctl show --value --property MainPID %s", unit)
+                    assert machine.file(f"/proc/{pid}").user == name
+            code = machine.file(f"{contract('projects_directory')}/{name}/current/source/manage.py")
+            assert code.user == "root", "a service can change its own code"
+
+
+@pytest.mark.parametrize("host", TOPOLOGY.hosts())
+def test_no_secret_is_in_a_command_line(host):
+    secrets = [contract("broker_password"), contract("redis_password"), *contract("database_passwords").values()]
+    lines = node(host).check_output("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; true")
+    assert "systemd" in lines
+    assert [secret for secret in secrets if secret in lines] == []
+
+
+@pytest.mark.parametrize("host", TOPOLOGY.hosts())
+def test_secrets_are_in_no_file_that_everybody_reads(host):
+    machine = node(host)
+    for secret in (contract("broker_password"), contract("redis_password"), *contract("database_passwords").values()):
+        found = machine.run("grep -rlF --exclude-dir=venv -e %s /etc /opt /var/log /run 2>/dev/null", secret)
+        assert [path for path in found.stdout.splitlines() if machine.file(path).mode & 0o004] == []
+
+
+def test_a_reboot_comes_back_by_itself():
+    client = docker.from_env()
+    containers = [client.containers.get(contract("ansible_host", host)) for host in TOPOLOGY.hosts()]
+    for container in containers:
+        container.kill()
+    for container in containers:
+        container.start()
+    assert eventually(lambda: manage(FIRST, "producer", "roundtrip"), seconds=120)["ok"]
+    for host in TOPOLOGY.hosts():
+        eventually(lambda host=host: node(host).check_output("systemctl is-system-running") == "running", seconds=60)

@@ -1,0 +1,110 @@
+"""One job's journey: the form, the worker on its host, the result; and what people see when a tier is missing."""
+
+import re
+import time
+
+import pytest
+import requests
+
+from verify import TOPOLOGY, contract, eventually, manage, node
+
+URL = f"http://{contract('host_address')}:{contract('http_port')}"
+HOST = {"Host": contract("app_hostnames[0]")}
+
+
+def submit(first, second):
+    """Fill in the form as a browser does; the page that the answer leads to."""
+    session = requests.Session()
+    session.trust_env = False
+    session.headers.update(HOST)
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', session.get(URL, timeout=10).text)[1]
+    # The cookie's domain is the host name, not the address that this test connects to.
+    session.headers["Cookie"] = "; ".join(f"{cookie.name}={cookie.value}" for cookie in session.cookies)
+    fields = {"csrfmiddlewaretoken": token, "first": first, "second": second}
+    answer = session.post(URL + "/", data=fields, timeout=15, allow_redirects=False)
+    assert answer.status_code == 302, answer.text
+    return session, URL + answer.headers["Location"]
+
+
+def health():
+    return requests.get(f"{URL}/healthz", headers=HOST, timeout=15)
+
+
+def test_round_trip_reaches_each_worker():
+    for web in TOPOLOGY.hosts("web"):
+        workers = TOPOLOGY.hosts("worker")
+        seen = {manage(web, "producer", "roundtrip")["worker"] for _ in range(10 * len(workers))}
+        assert seen == set(workers)
+
+
+def test_form_joins_two_words():
+    session, page = submit("Zürich", "<b>été</b>")
+    shown = session.get(page + "", timeout=10).text
+    assert "Zürich es &lt;b&gt;été&lt;/b&gt;" in shown
+
+
+def test_invalid_form_is_no_server_error():
+    answer = requests.post(f"{URL}/", data={"first": "", "second": "x" * 10_000}, headers=HOST, timeout=10)
+    assert 400 <= answer.status_code < 500
+
+
+def test_foreign_host_name_is_refused():
+    assert requests.get(URL, headers={"Host": "evil.example"}, timeout=10).status_code == 400
+
+
+def test_static_files_are_served():
+    sheet = re.search(r'href="(/static/[^"]+\.css)"', requests.get(URL, headers=HOST, timeout=10).text)[1]
+    answer = requests.get(URL + sheet, headers=HOST, timeout=10)
+    assert answer.status_code == 200
+    assert "immutable" in answer.headers["Cache-Control"]
+
+
+def test_five_second_example():
+    assert manage(TOPOLOGY.hosts("web")[0], "producer", "call", "add", "2", "3")["result"] == 5
+
+
+def test_job_waits_for_a_worker_that_is_stopped():
+    workers = [node(name) for name in TOPOLOGY.hosts("worker")]
+    for worker in workers:
+        worker.check_output("systemctl stop celery-service")
+    try:
+        started = time.monotonic()
+        session, page = submit("a", "b")
+        shown = session.get(page, timeout=10).text
+        assert time.monotonic() - started < 10
+        assert "waiting" in shown.lower()
+        assert "a es b" not in shown
+    finally:
+        for worker in workers:
+            worker.check_output("systemctl start celery-service")
+    eventually(lambda: "a es b" in session.get(page, timeout=10).text, seconds=30)
+
+
+def test_health_page_is_green():
+    answer = eventually(lambda: health() if health().ok else None, seconds=30)
+    assert set(answer.json()["tiers"]) == {"postgresql", "redis", "rabbitmq", "worker"}
+    assert {tier["status"] for tier in answer.json()["tiers"].values()} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("group", "unit"),
+    [
+        ("postgresql", f"postgresql@{contract('database_version')}-main"),
+        ("redis", "redis-server@cache"),
+        ("redis", "redis-server@results"),
+        ("rabbitmq", "rabbitmq-server"),
+        ("worker", "celery-service"),
+    ],
+)
+def test_health_page_names_the_tier_that_fails(group, unit):
+    host = node(TOPOLOGY.hosts(group)[0])
+    host.check_output(f"systemctl stop {unit}")
+    try:
+        answer = health()
+        assert answer.status_code == 503
+        failing = {name for name, tier in answer.json()["tiers"].items() if tier["status"] != "ok"}
+        # Without a broker nobody knows of the workers.
+        assert failing - ({"worker"} if group == "rabbitmq" else set()) == {group}
+    finally:
+        host.check_output(f"systemctl start {unit}")
+    eventually(lambda: health().ok, seconds=60)

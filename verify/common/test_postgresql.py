@@ -1,0 +1,74 @@
+"""Whom PostgreSQL admits, and what it runs with."""
+
+import psycopg
+import pytest
+
+from verify import TOPOLOGY, contract, node, python_of
+
+SERVER = TOPOLOGY.hosts("postgresql")[0]
+WEB, WORKER = TOPOLOGY.hosts("web")[0], TOPOLOGY.hosts("worker")[0]
+CONNECT = """
+import psycopg
+try:
+    with psycopg.connect(given["url"], connect_timeout=5) as connection:
+        print(connection.execute("SELECT current_user || '@' || current_database()").fetchone()[0])
+except psycopg.OperationalError as exc:
+    print(exc)
+"""
+
+
+def sql(query):
+    return node(SERVER).check_output(f'su postgres -c "psql -p {contract("database_port")} -tAc \\"{query}\\""')
+
+
+def url(project):
+    return contract("database_url", project={"name": project})
+
+
+def connect(host, project, url):
+    return python_of(project, host, CONNECT, url=url).stdout.strip()
+
+
+def test_each_project_reaches_its_own_database():
+    assert connect(WEB, "producer", url("producer")) == "producer@producer"
+    assert connect(WORKER, "service", url("service")) == "service@service"
+
+
+def test_no_project_reaches_anothers_database():
+    foreign = url("service").replace("/service", "/producer").replace("//producer", "//service")
+    assert foreign.endswith("/producer")
+    assert "no pg_hba.conf entry" in connect(WORKER, "service", foreign)
+
+
+@pytest.mark.skipif(WEB == WORKER, reason="one host is both")
+def test_a_database_admits_only_the_hosts_of_its_project():
+    assert "no pg_hba.conf entry" in connect(WORKER, "service", url("producer"))
+
+
+def test_wrong_password_and_superuser_are_refused():
+    wrong = contract("database_url", project={"name": "service"}, database_passwords={"service": "wrong"})
+    assert "password authentication failed" in connect(WORKER, "service", wrong)
+    superuser = f"postgresql://postgres@{contract('service_names.database')}:{contract('database_port')}/postgres"
+    assert "no pg_hba.conf entry" in connect(WORKER, "service", superuser)
+
+
+def test_a_stranger_is_refused():
+    # This machine is no host of the topology.
+    stranger = url("producer").replace(contract("service_names.database"), contract("host_address", SERVER))
+    with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry|Connection refused"):
+        psycopg.connect(stranger, connect_timeout=5)
+
+
+def test_passwords_are_scram_only():
+    roles = "SELECT count(*) FROM pg_authid WHERE rolcanlogin AND rolname <> 'postgres'"
+    assert int(sql(roles)) == len(contract("django_projects"))
+    assert sql(roles + " AND rolpassword LIKE 'SCRAM-SHA-256%'") == sql(roles)
+    assert sql("SELECT DISTINCT auth_method FROM pg_hba_file_rules WHERE type <> 'local'") == "scram-sha-256"
+    assert sql("SELECT rolpassword IS NULL FROM pg_authid WHERE rolname = 'postgres'") == "t"
+
+
+def test_settings_are_derived_from_the_host():
+    assert sql("SHOW data_checksums") == "on"
+    assert sql("SHOW server_version").split(".")[0] == str(contract("database_version"))
+    quarter = contract("tier_memory_mb", SERVER) // 4
+    assert int(sql("SELECT setting::int * 8 / 1024 FROM pg_settings WHERE name = 'shared_buffers'")) == quarter

@@ -1,0 +1,131 @@
+"""Who may do what at the broker, and that a change in the inventory reaches a broker that is in use."""
+
+import base64
+import json
+
+import pytest
+
+from verify import TOPOLOGY, contract, deploy, node, python_of
+
+BROKER = TOPOLOGY.hosts("rabbitmq")[0]
+WORKER = TOPOLOGY.hosts("worker")[0]
+LOGIN = """
+from kombu import Connection
+try:
+    with Connection(given["url"], connect_timeout=5) as connection:
+        connection.connect()
+    print("admitted")
+except Exception as exc:
+    print(type(exc).__name__, exc)
+"""
+
+
+def rabbitmqctl(*arguments):
+    """The JSON of a rabbitmqctl command."""
+    return json.loads(node(BROKER).check_output("rabbitmqctl --quiet --formatter json " + " ".join(arguments)))
+
+
+def login(user, password, vhost, host=WORKER):
+    """What a login over AMQP, from a host of the topology, comes to."""
+    quoted = [contract("value | urlencode | replace('/', '%2F')", value=value) for value in (user, password, vhost)]
+    url = f"amqp://{quoted[0]}:{quoted[1]}@{contract('service_names.broker')}:{contract('broker_port')}/{quoted[2]}"
+    return python_of("service", host, LOGIN, url=url).stdout.strip()
+
+
+def whoami(user, password):
+    """What the management API says of a user, asked from the worker's host."""
+    address, port = contract("rabbitmq_management_address", BROKER), contract("rabbitmq_management_port", BROKER)
+    token = base64.b64encode(f"{user}:{password}".encode()).decode()
+    code = (
+        "from urllib.request import Request, urlopen\n"
+        "request = Request(given['url'], headers={'Authorization': 'Basic ' + given['token']})\n"
+        "print(urlopen(request, timeout=5).read().decode())"
+    )
+    result = python_of("service", WORKER, code, url=f"http://{address}:{port}/api/whoami", token=token)
+    return json.loads(result.stdout) if result.rc == 0 else result.stderr
+
+
+def test_worker_host_is_admitted_to_its_vhost_only():
+    user, password, vhost = contract("broker_user"), contract("broker_password"), contract("broker_vhost")
+    assert login(user, password, vhost) == "admitted"
+    assert "NotAllowed" in login(user, password, "/")
+    assert "NotAllowed" in login(user, password, "no-such-vhost")
+    assert "AccessRefused" in login(user, "wrong", vhost)
+
+
+def test_guest_is_gone():
+    assert "AccessRefused" in login("guest", "guest", "/")
+    assert "guest" not in {user["user"] for user in rabbitmqctl("list_users")}
+
+
+def test_tags_are_exact():
+    assert whoami(contract("broker_user"), contract("broker_password"))["tags"] == contract("broker_tags")
+    assert "401" in whoami(contract("broker_user"), "wrong")
+
+
+def test_permissions_are_exact():
+    assert rabbitmqctl("list_user_permissions", contract("broker_user")) == [
+        {"vhost": contract("broker_vhost"), **contract("broker_permissions")}
+    ]
+
+
+def test_queues_are_quorum_queues():
+    vhosts = rabbitmqctl("list_vhosts", "name", "default_queue_type")
+    assert {"name": contract("broker_vhost"), "default_queue_type": "quorum"} in vhosts
+    queues = {queue["name"]: queue["type"] for queue in rabbitmqctl("list_queues", "-p", "rabbit", "name", "type")}
+    assert queues["service"] in ("quorum", "rabbit_quorum_queue")
+
+
+def declare(*arguments, users, vhosts=()):
+    """Deploy with these extra users and vhosts in the inventory."""
+    return deploy(
+        *arguments, limit="rabbitmq", extra={"broker_extra_users": users, "broker_extra_vhosts": list(vhosts)}
+    )
+
+
+@pytest.fixture
+def without_auditor():
+    yield
+    declare(users=[{"name": "auditor", "state": "absent"}], vhosts=[{"name": "audit", "state": "absent"}])
+
+
+@pytest.mark.usefixtures("without_auditor")
+def test_changed_inventory_reaches_the_broker():
+    grant = {"audit": {"configure": "", "write": "", "read": "^audit"}}
+    auditor = {"name": "auditor", "password": "first $HOME \"x' \\", "tags": ["monitoring"], "permissions": grant}
+    audit = {"name": "audit", "default_queue_type": "classic"}
+
+    changes, _ = declare(users=[auditor], vhosts=[audit])
+    assert changes == 1
+    assert login("auditor", auditor["password"], "audit") == "admitted"
+    assert whoami("auditor", auditor["password"])["tags"] == ["monitoring"]
+
+    changed = auditor | {"password": "second", "tags": ["policymaker", "management"], "permissions": {}}
+    _, output = declare("--check", "--diff", users=[changed], vhosts=[audit])
+    assert "rabbitmqctl change_password auditor" in output
+    assert "second" not in output
+    assert login("auditor", auditor["password"], "audit") == "admitted", "check mode changed the broker"
+
+    declare(users=[changed], vhosts=[audit])
+    assert "AccessRefused" in login("auditor", auditor["password"], "audit")
+    assert "NotAllowed" in login("auditor", "second", "audit"), "a permission that is no longer declared is left"
+    assert sorted(whoami("auditor", "second")["tags"]) == ["management", "policymaker"]
+
+    changes, _ = declare(users=[changed], vhosts=[audit])
+    assert changes == 0
+
+    declare(users=[{"name": "auditor", "state": "absent"}], vhosts=[{"name": "audit", "state": "absent"}])
+    assert "auditor" not in {user["user"] for user in rabbitmqctl("list_users")}
+    assert "audit" not in {vhost["name"] for vhost in rabbitmqctl("list_vhosts", "name")}
+
+
+def test_drift_is_put_right():
+    user, vhost = contract("broker_user"), contract("broker_vhost")
+    broker = node(BROKER)
+    broker.check_output(f"rabbitmqctl change_password {user} drifted && rabbitmqctl set_user_tags {user} administrator")
+    broker.check_output("rabbitmqctl add_user guest guest")
+    assert "AccessRefused" in login(user, contract("broker_password"), vhost)
+    assert deploy(limit="rabbitmq")[0] == 1
+    assert login(user, contract("broker_password"), vhost) == "admitted"
+    assert whoami(user, contract("broker_password"))["tags"] == contract("broker_tags")
+    assert "guest" not in {user["user"] for user in rabbitmqctl("list_users")}

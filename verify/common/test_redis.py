@@ -1,0 +1,64 @@
+"""Whom Redis admits, what they may do, and what an instance does with what it is given."""
+
+import pytest
+import redis
+
+from verify import TOPOLOGY, contract, eventually, node, python_of
+
+SERVER = TOPOLOGY.hosts("redis")[0]
+WORKER = TOPOLOGY.hosts("worker")[0]
+TALK = """
+import redis
+client = redis.Redis.from_url(given["url"], socket_timeout=5)
+for command in given["commands"]:
+    try:
+        print(client.execute_command(*command))
+    except redis.RedisError as exc:
+        print(type(exc).__name__, exc)
+"""
+URLS = {"results": contract("result_backend_url"), "cache": contract("cache_url")}
+
+
+def talk(url, *commands):
+    """What Redis answers to a worker host, a line for each command."""
+    return python_of("service", WORKER, TALK, url=url, commands=commands).stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", URLS)
+def test_only_the_named_user_is_admitted(name):
+    url = URLS[name]
+    scheme, rest = url.split("://")
+    credentials, place = rest.rsplit("@", 1)
+    assert talk(url, ["PING"]) == ["True"]
+    assert "AuthenticationError" in talk(f"{scheme}://{place}", ["PING"])[0]
+    assert "AuthenticationError" in talk(f"{scheme}://django:wrong@{place}", ["PING"])[0]
+    assert "AuthenticationError" in talk(f"{scheme}://:{credentials.split(':')[1]}@{place}", ["PING"])[0]
+
+
+@pytest.mark.parametrize(
+    "command", [["FLUSHALL"], ["CONFIG", "GET", "*"], ["ACL", "LIST"], ["SHUTDOWN"], ["KEYS", "*"]]
+)
+def test_what_administers_the_server_is_refused(command):
+    assert talk(URLS["results"], command)[0].startswith("NoPermissionError")
+
+
+@pytest.mark.parametrize("instance", contract("redis_instances", SERVER), ids=lambda instance: instance["name"])
+def test_memory_limit_and_eviction_policy(instance):
+    found = talk(URLS[instance["name"]], ["INFO", "memory"])[0]
+    assert f"'maxmemory': {instance['maxmemory_mb'] * 1024 * 1024}" in found
+    assert f"'maxmemory_policy': '{instance['maxmemory_policy']}'" in found
+
+
+def test_results_survive_a_restart():
+    assert talk(URLS["results"], ["SET", "verify:kept", "yes", "EX", "60"]) == ["True"]
+    # What is a second old is on disk (appendfsync everysec); a clean stop writes the rest.
+    node(SERVER).check_output("systemctl restart redis-server@results")
+    assert eventually(lambda: talk(URLS["results"], ["GET", "verify:kept"]) == ["b'yes'"], seconds=20)
+
+
+def test_a_stranger_without_a_password_is_refused():
+    for url in URLS.values():
+        port = int(url.rsplit(":", 1)[1].split("/")[0])
+        client = redis.Redis(contract("host_address", SERVER), port, socket_timeout=5)
+        with pytest.raises((redis.AuthenticationError, redis.ConnectionError)):
+            client.ping()
