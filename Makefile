@@ -10,7 +10,7 @@ inventory = -i inventories/$(TOPOLOGY).yml -i inventories/containers.yml
 # Everything runs from the virtual environment, which Molecule wants to be the active one.
 run = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: help deploy check destroy test test-fast test-app lint molecule bench-deploy lock clean FORCE
+.PHONY: help deploy destroy test test-fast test-app lint molecule bench-deploy lock clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile

@@ -3,8 +3,8 @@
 from tests.topology import ROOT, Topology
 
 # Every character that means something to a URL, a shell, systemd, SQL or a configuration file.
-UGLY = "a/b%c:d@e#f?g&h+i'j\"k$l\\m`n o;p=qé"
-UGLY_IN_URL = "a%2Fb%25c%3Ad%40e%23f%3Fg%26h%2Bi%27j%22k%24l%5Cm%60n%20o%3Bp%3Dq%C3%A9"
+UGLY = 'a/b%c:d@e#f?g&h+i\'j"k$l\\m`n o;p=qé\\\\r\\"s\\$t\\'
+UGLY_IN_URL = "a%2Fb%25c%3Ad%40e%23f%3Fg%26h%2Bi%27j%22k%24l%5Cm%60n%20o%3Bp%3Dq%C3%A9%5C%5Cr%5C%22s%5C%24t%5C"
 
 SECRETS = {
     "broker_password": f"broker {UGLY}",

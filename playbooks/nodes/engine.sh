@@ -16,8 +16,8 @@ answers && exit 0
 
 if [ "$(id -u)" -ne 0 ]; then
   command -v docker >/dev/null ||
-    die "There is no Docker Engine here and only root may install one. Run 'sudo apt-get install docker.io', then 'sudo usermod -aG docker $USER' and log in again."
-  die "No Docker Engine answers to this user. Start it ('sudo systemctl start docker') or join its group ('sudo usermod -aG docker $USER', then log in again)."
+    die "There is no Docker Engine here and only root may install one. Run 'sudo apt-get install docker.io', then 'sudo usermod -aG docker $(id -un)' and log in again."
+  die "No Docker Engine answers to this user. Start it ('sudo systemctl start docker') or join its group ('sudo usermod -aG docker $(id -un)', then log in again)."
 fi
 
 if ! command -v dockerd >/dev/null; then

@@ -85,6 +85,16 @@ def needed(unit, state, reloaded_at):
     return verbs
 
 
+def outdated(unit, state):
+    """Whether systemd may not have read the unit's files yet.
+
+    It says so itself for the files it knows, but not for one that came to stand in front of the distribution's.
+    """
+    ours = [path for path in unit["restart_after"] if path.startswith("/etc/systemd/")]
+    in_front = bool(ours and needed(unit | {"restart_after": ours, "reload_after": []}, state, 0.0))
+    return state["NeedDaemonReload"] == "yes" or in_front
+
+
 class Units:
     def __init__(self, module):
         self.module = module
@@ -121,7 +131,7 @@ class Units:
     def bring(self, units):
         names = [unit["name"] for unit in units]
         states = self.states(names)
-        if any(state["NeedDaemonReload"] == "yes" for state in states.values()) and not self.module.check_mode:
+        if any(outdated(unit, states[unit["name"]]) for unit in units) and not self.module.check_mode:
             self.systemctl("daemon-reload")
             states = self.states(names)
         for unit in units:

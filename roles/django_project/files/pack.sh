@@ -20,6 +20,10 @@ trap 'rm -f "$work"' EXIT
 list | tar --create --file="$work" --directory="$source" --no-recursion \
   --null --files-from=- --owner=0 --group=0 --numeric-owner \
   --mode='a+rX,go-w' --mtime=@0
+tar --list --file="$work" manage.py >/dev/null 2>&1 || {
+  echo "quintet: $source has no manage.py to pack, or git ignores it: see 'git check-ignore -v $source/manage.py'." >&2
+  exit 1
+}
 archive=$cache/$(sha256sum "$work" | cut -c1-12).tar
 mv "$work" "$archive"
 echo "$archive"

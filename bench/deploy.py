@@ -1,0 +1,89 @@
+"""How long a deploy takes, as ratios measured in one run on fresh nodes.
+
+The floor is the same packages and Python dependencies, installed by plain shell in the same nodes, all of them at
+the same time. Prints a table; exits with 1 when a ratio is above its goal.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["QUINTET_STACK"] = "bench"
+
+from tests.topology import Topology  # noqa: E402
+
+SOURCES = ("inventories/quintet.yml", "inventories/containers.yml")
+GOALS = {"fresh deploy": 1.5, "second deploy": 0.35}
+TOPOLOGY = Topology(*SOURCES)
+
+
+def playbook(name):
+    """Run a playbook quietly; gives the seconds it took."""
+    command = ["ansible-playbook", *(f"--inventory={source}" for source in SOURCES), f"playbooks/{name}.yml"]
+    started = time.monotonic()
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(result.stdout + result.stderr)
+    return time.monotonic() - started
+
+
+def plain_shell(host):
+    """The commands that install on a host what the deploy installs on it, and nothing more."""
+    packages = shlex.join(TOPOLOGY.render(host, "host_packages"))
+    lines = [
+        "set -e",
+        "printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d",
+        f"DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends {packages} >/dev/null",
+    ]
+    for project in TOPOLOGY.render(host, "host_projects"):
+        requirements = (ROOT / project["source"]["path"] / "requirements.txt").read_text()
+        lines += [
+            f"cat >/tmp/{project['name']}.txt <<'REQUIREMENTS'\n{requirements}\nREQUIREMENTS",
+            f"python3 -m venv /opt/{project['name']}",
+            f"/opt/{project['name']}/bin/pip install -q --no-input --disable-pip-version-check --require-hashes "
+            f"--only-binary :all: -r /tmp/{project['name']}.txt",
+        ]
+    return "\n".join(lines)
+
+
+def floor():
+    """Seconds until plain shell has installed everything on all hosts, side by side."""
+
+    def install(host):
+        name = TOPOLOGY.render(host, "ansible_host")
+        subprocess.run(["docker", "exec", "-i", name, "bash"], input=plain_shell(host), text=True, check=True)
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(TOPOLOGY.hosts())) as pool:
+        list(pool.map(install, TOPOLOGY.hosts()))
+    return time.monotonic() - started
+
+
+def main():
+    playbook("nodes/destroy")
+    playbook("nodes/create")
+    seconds = {"floor": floor()}
+    playbook("nodes/destroy")
+    playbook("nodes/create")
+    seconds["fresh deploy"] = playbook("deploy")
+    seconds["second deploy"] = playbook("deploy")
+    playbook("nodes/destroy")
+
+    failed = False
+    for name, took in seconds.items():
+        ratio, goal = took / seconds["floor"], GOALS.get(name)
+        failed |= goal is not None and ratio > goal
+        print(f"{name:14} {took:6.1f} s  {ratio:5.2f}" + (f"  goal {goal}" if goal else ""))
+    print(json.dumps({name: round(took, 2) for name, took in seconds.items()}))
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
