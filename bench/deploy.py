@@ -56,13 +56,14 @@ def plain_shell(host):
 def floor():
     """Seconds until plain shell has installed everything on all hosts, side by side."""
 
-    def install(host):
-        name = TOPOLOGY.render(host, "ansible_host")
-        subprocess.run(["docker", "exec", "-i", name, "bash"], input=plain_shell(host), text=True, check=True)
+    def install(container, script):
+        subprocess.run(["docker", "exec", "-i", container, "bash"], input=script, text=True, check=True)
 
+    containers = [TOPOLOGY.render(host, "ansible_host") for host in TOPOLOGY.hosts()]
+    scripts = [plain_shell(host) for host in TOPOLOGY.hosts()]
     started = time.monotonic()
-    with ThreadPoolExecutor(len(TOPOLOGY.hosts())) as pool:
-        list(pool.map(install, TOPOLOGY.hosts()))
+    with ThreadPoolExecutor(len(containers)) as pool:
+        list(pool.map(install, containers, scripts))
     return time.monotonic() - started
 
 

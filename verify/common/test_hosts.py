@@ -60,7 +60,7 @@ def test_services_are_unprivileged_and_secrets_their_own(group):
             environment = machine.file(f"{contract('projects_directory')}/{name}/environment")
             assert (environment.user, oct(environment.mode)) == ("root", "0o600")
             for unit in TIER_UNITS[group]:
-                if name in unit and unit.endswith(".service"):
+                if unit in (f"gunicorn-{name}.service", f"celery-{name}.service"):
                     pid = machine.check_output("systemctl show --value --property MainPID %s", unit)
                     assert machine.file(f"/proc/{pid}").user == name
             code = machine.file(f"{contract('projects_directory')}/{name}/current/source/manage.py")
