@@ -45,8 +45,8 @@ test-app: .venv/test ## The unit tests of the Django projects
 
 molecule: .venv/test ## Each topology: create, deploy, deploy again, verify, destroy
 	@playbooks/nodes/engine.sh
-	$(run) molecule test --scenario-name onebox
-	$(run) molecule test --scenario-name quintet
+	MOLECULE_COMMAND_BORDERS=false $(run) molecule test --scenario-name onebox
+	MOLECULE_COMMAND_BORDERS=false $(run) molecule test --scenario-name quintet
 
 bench-deploy: .venv/deploy ## Time of a deploy against plain shell, on fresh nodes
 	@playbooks/nodes/engine.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# shellcheck is no Python package; on Debian and Ubuntu root can have it.
+# The tool shellcheck is no Python package; on Debian and Ubuntu root can have it.
 set -euo pipefail
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
   apt-get update -qq

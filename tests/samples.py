@@ -1,4 +1,8 @@
-"""What the fast tests share: ugly passwords, and the topologies with them."""
+"""What the fast tests share: ugly passwords, the topologies with them, and our modules."""
+
+import contextlib
+import functools
+import importlib.util
 
 from tests.topology import ROOT, Topology
 
@@ -11,6 +15,11 @@ SECRETS = {
     "redis_password": f"redis {UGLY}",
     "database_passwords": {"producer": f"producer {UGLY}", "service": f"service {UGLY}"},
     "django_secret_keys": {"producer": f"producer key {UGLY}", "service": f"service key {UGLY}"},
+}
+# What check.yml says when it has packed the sources.
+ARCHIVES = {
+    "producer": "/x/.cache/producer/aaaaaaaaaaaa.tar",
+    "service": "/x/.cache/service/bbbbbbbbbbbb.tar",
 }
 TOPOLOGIES = ("onebox", "quintet")
 
@@ -32,7 +41,32 @@ def topology(source, **extra):
     source = f"inventories/{source}.yml" if source in TOPOLOGIES else source
     # What looks at the environment is given here, so that a shell's variables do not change a test.
     given = {"stack": name, "node_web_port": 8000, "node_management_port": 15672, "secrets_dir": "/nonexistent"}
+    given["archives"] = ARCHIVES
     return Topology(source, "inventories/containers.yml", extra=given | SECRETS | extra)
+
+
+def module(name):
+    """A module of plugins/modules, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"plugins/modules/{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@functools.cache
+def argument_spec(name):
+    """The options of one of our modules, as it gives them to Ansible."""
+    loaded = module(name)
+    given = []
+
+    def stop(argument_spec, **more):
+        given.append(argument_spec)
+        raise InterruptedError
+
+    loaded.AnsibleModule = stop
+    with contextlib.suppress(InterruptedError):
+        loaded.main()
+    return given[0]
 
 
 def role_names():

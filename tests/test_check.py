@@ -5,6 +5,7 @@ address where nothing answers: whoever tries to reach one is unreachable, and th
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,6 @@ all:
     ansible_connection: ssh
     ansible_host: 192.0.2.1
     host_address: "192.0.2.{{ groups.all.index(inventory_hostname) + 10 }}"
-    host_memory_mb: 2048
     application_url: http://192.0.2.1
     management_url: http://192.0.2.1:15672
 """
@@ -32,6 +32,14 @@ APPLICATION = 'web: {application: "producer.wsgi:application"}'
 WORKER = "worker: {celery_app: service, queues: [service]}"
 IN_PROJECT = "Edit inventories/group_vars/all/project.yml"
 IN_SECRETS = "Edit inventories/group_vars/all/secrets.yml"
+
+
+class Run(NamedTuple):
+    """What came of it; in its words the copy's directory is `<site>`."""
+
+    status: int
+    words: str
+    packed: list
 
 
 class Case(NamedTuple):
@@ -73,16 +81,26 @@ CASES = {
         PROJECT, WORKER, "worker: {celery_app: service}", ("django_projects", "worker", "queues", IN_PROJECT)
     ),
     "path that does not exist": Case(
-        PROJECT, "path: app/producer", "path: app/produce", ("producer has no manage.py", "app/produce ", IN_PROJECT)
+        PROJECT,
+        "path: app/producer",
+        "path: app/produce",
+        ("there is no <site>/app/produce/manage.py, no <site>/app/produce/requirements.txt. A source.path", IN_PROJECT),
     ),
     "path without requirements": Case(
-        PROJECT, "path: app/producer", "path: bare", ("producer has no requirements.txt", "bare", IN_PROJECT)
+        PROJECT,
+        "path: app/producer",
+        "path: bare",
+        ("django_projects: there is no <site>/bare/requirements.txt. A source.path", IN_PROJECT),
     ),
     "two projects with one name": Case(
-        PROJECT, "name: service", "name: producer", ("'producer' is used twice", IN_PROJECT)
+        PROJECT, "name: service", "name: producer", ("django_projects: producer: a name is used twice,", IN_PROJECT)
     ),
-    "name of the system": Case(PROJECT, "name: service", "name: root", ("'root'", "name of the system", IN_PROJECT)),
-    "name that is none": Case(PROJECT, "name: service", "name: My-App", ("'My-App'", "lower-case", IN_PROJECT)),
+    "name of the system": Case(
+        PROJECT, "name: service", "name: root", ("django_projects: root: ", "name of the system's", IN_PROJECT)
+    ),
+    "name that is none": Case(
+        PROJECT, "name: service", "name: My-App", ("django_projects: My-App: ", "lower-case", IN_PROJECT)
+    ),
     "project that runs nowhere": Case(
         PROJECT, f"    {WORKER}\n", "", ("service has neither web nor worker", IN_PROJECT)
     ),
@@ -145,19 +163,21 @@ def runs(request, tmp_path_factory):
     """All runs that were asked for, a few at a time, by the name of the case."""
     wanted = [item.callspec.params["name"] for item in request.session.items if "runs" in item.fixturenames]
 
-    def run(name):
-        directory = tmp_path_factory.mktemp("site")
+    def run(name, directory):
         if name in GOOD:
-            return ansible(site(directory), GOOD[name], "check.yml")
-        return ansible(site(directory, CASES[name]), TOPOLOGY, "deploy.yml")
+            status, words = ansible(site(directory), GOOD[name], "check.yml")
+        else:
+            status, words = ansible(site(directory, CASES[name]), TOPOLOGY, "deploy.yml")
+        return Run(status, words.replace(str(directory), "<site>"), sorted(directory.glob(".cache/*/*")))
 
     with ThreadPoolExecutor(max_workers=4) as pool:
-        yield {name: pool.submit(run, name) for name in wanted}
+        # pytest makes directories in one thread only.
+        yield {name: pool.submit(run, name, tmp_path_factory.mktemp("site")) for name in wanted}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_refused(runs, name):
-    status, words = runs[name].result()
+    status, words, _ = runs[name].result()
     assert not [said for said in CASES[name].says if said not in words], words
     assert status != 0
     assert "PLAY [Check what was asked for]" in words
@@ -166,10 +186,12 @@ def test_bad_input_is_refused(runs, name):
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_good_input_is_accepted(runs, name):
-    status, words = runs[name].result()
+def test_good_input_is_accepted_and_packed(runs, name):
+    status, words, packed = runs[name].result()
     assert status == 0, words
     assert "failed=1" not in words
+    assert [path.parent.name for path in packed] == ["producer", "service"]
+    assert all(re.fullmatch(r"[0-9a-f]{12}\.tar", path.name) for path in packed)
 
 
 def test_a_deploy_begins_with_the_check():

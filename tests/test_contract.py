@@ -5,8 +5,9 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from ansible.errors import AnsibleError
+from ansible.template import trust_as_template
 
-from tests.samples import SECRETS, UGLY_IN_URL
+from tests.samples import ARCHIVES, SECRETS, UGLY_IN_URL
 from tests.topology import Topology
 
 PROJECTS = {"producer": {"name": "producer"}, "service": {"name": "service"}}
@@ -24,12 +25,14 @@ LOOPBACK = "127.0.0.1"
 PRODUCER_SITE = {
     "project": "producer",
     "directory": "/opt/quintet/producer",
+    "release": "aaaaaaaaaaaa",
     "host_names": ["localhost"],
     "application": "producer.wsgi:application",
 }
 SERVICE_WORKER = {
     "project": "service",
     "directory": "/opt/quintet/service",
+    "release": "bbbbbbbbbbbb",
     "celery_app": "service",
     "queues": ["service"],
 }
@@ -44,7 +47,6 @@ HOSTS = {
             "host_packages": [
                 "nginx-light",
                 "postgresql-17",
-                "python3-psycopg2",
                 "python3-venv",
                 "rabbitmq-server",
                 "redis-server",
@@ -66,7 +68,7 @@ HOSTS = {
             "host_address": "10.213.171.10",
             "listen_addresses": [LOOPBACK, "10.213.171.10"],
             "tier_memory_mb": 2048,
-            "host_packages": ["postgresql-17", "python3-psycopg2"],
+            "host_packages": ["postgresql-17"],
             "host_data_tiers": ["postgresql"],
             "host_app_tiers": [],
             "projects": [],
@@ -286,6 +288,35 @@ def test_web_sites(each):
 
 def test_workers(each):
     assert [each.render(host, "celery_worker_workers") for host in each.hosts("worker")] == [[SERVICE_WORKER]]
+
+
+@pytest.mark.parametrize(("group", "name"), [("web", "web_sites"), ("worker", "celery_worker_workers")])
+def test_a_project_without_a_release_is_an_error(quintet, group, name):
+    """What is undefined in a loop does not shorten its list."""
+    host = quintet.hosts(group)[0]
+    with pytest.raises(AnsibleError):
+        quintet.render(host, name, archives={})
+    with pytest.raises(AnsibleError, match="no_such_name"):
+        quintet.render(host, name, archives=trust_as_template("{{ no_such_name }}"))
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_a_release_is_named_by_its_archive(each, project):
+    for host in each.hosts():
+        found = [
+            each.render(host, f"django_project_{name}", project=PROJECTS[project]) for name in ("archive", "release")
+        ]
+        assert found == [ARCHIVES[project], {"producer": "aaaaaaaaaaaa", "service": "bbbbbbbbbbbb"}[project]]
+
+
+@pytest.mark.parametrize(("name", "host", "share"), [("quintet", "redis1", 1), ("onebox", "box1", 5)])
+def test_memory_that_no_overlay_says_is_that_of_the_host(name, host, share):
+    topology = Topology(f"inventories/{name}.yml")
+    assert topology.render(host, "tier_memory_mb", ansible_facts={"memtotal_mb": 4000}) == 4000 // share
+    assert topology.render(host, "tier_memory_mb", ansible_facts={}) == 1024 // share
+    assert (
+        topology.render(host, "tier_memory_mb", ansible_facts={"memtotal_mb": 4000}, host_memory_mb=500) == 500 // share
+    )
 
 
 def test_node_names_of_rabbitmq(each):

@@ -16,7 +16,9 @@ def output(*command):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-FILES = output("git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+LISTED = output("git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+# Git lists what was deleted, too, until that is committed.
+FILES = [path for path in LISTED if (ROOT / path).is_file()]
 FOLDERS = {path.split("/")[0] for path in FILES if "/" in path}
 MARKDOWN = sorted({path for path in FILES if path.endswith(".md")} | set(REQUIRED))
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))

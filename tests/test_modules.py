@@ -1,23 +1,42 @@
 """The parts of our modules that decide: no broker and no systemd is needed to know what they would do."""
 
-import importlib.util
+import base64
+import contextlib
+import grp
+import hashlib
+import hmac
+import json
 import os
+import pwd
+import stat
+import sys
 
 import pytest
+import yaml
 
+from tests.samples import UGLY, argument_spec, module
 from tests.topology import ROOT
 
-
-def module(name):
-    """A module of plugins/modules, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"plugins/modules/{name}.py")
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 access = module("rabbitmq_access")
+databases = module("postgresql_access")
 units = module("systemd_units")
+
+
+def plain(options):
+    """Options without what only the documentation says, or only the code."""
+    return {
+        name: {key: option[key] for key in ("type", "elements", "required", "default", "choices") if key in option}
+        | {"options": plain(option.get("options") or option.get("suboptions") or {})}
+        for name, option in options.items()
+    }
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("plugins/modules/*.py")))
+def test_options_are_those_of_the_documentation(name):
+    assert plain(argument_spec(name)) == plain(yaml.safe_load(module(name).DOCUMENTATION)["options"])
+
+
+# -- rabbitmq_access --------------------------------------------------------------------------------------------------
 
 SHA256, SHA512 = "rabbit_password_hashing_sha256", "rabbit_password_hashing_sha512"
 # The first is the worked example of RabbitMQ's documentation ("Passwords"), salt 908D C60A.
@@ -211,6 +230,219 @@ def test_contradictions(users, vhosts, said):
     assert list(access.contradictions({"users": users, "vhosts": vhosts})) == said
 
 
+# -- postgresql_access ------------------------------------------------------------------------------------------------
+
+# The exchange of RFC 7677: what client and server send prove which keys belong to this password.
+PENCIL_SALT = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
+NONCE = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+EXCHANGE = f"n=user,r=rOprNGfwEbeRWgbNEkqO,r={NONCE},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r={NONCE}".encode()
+CLIENT_PROOF = base64.b64decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=")
+SERVER_SIGNATURE = base64.b64decode("6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
+# As PostgreSQL keeps it.
+PENCIL = (
+    "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ=="
+    "$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+)
+
+
+def test_verifier_is_that_of_the_rfc():
+    found = databases.verifier("pencil", PENCIL_SALT)
+    assert found == PENCIL
+    stored, server = map(base64.b64decode, found.split("$")[2].split(":"))
+    assert hmac.digest(server, EXCHANGE, "sha256") == SERVER_SIGNATURE
+    signature = hmac.digest(stored, EXCHANGE, "sha256")
+    client = bytes(one ^ other for one, other in zip(CLIENT_PROOF, signature, strict=True))
+    assert hashlib.sha256(client).digest() == stored
+
+
+def test_verifier_has_a_new_salt_each_time():
+    one, two = databases.verifier("pencil"), databases.verifier("pencil")
+    assert one != two
+    assert len(base64.b64decode(one.split("$")[1].split(":")[1])) == 16
+    assert databases.password_matches("pencil", one)
+    assert databases.password_matches("pencil", two)
+
+
+def test_verifier_normalizes_as_clients_do():
+    assert databases.verifier("\u00aa\u2168", PENCIL_SALT) == databases.verifier("aIX", PENCIL_SALT)
+
+
+@pytest.mark.parametrize(
+    ("password", "found", "matches"),
+    [
+        ("pencil", PENCIL, True),
+        ("pencil", databases.verifier("pencil", b"another salt", 5000), True),
+        (UGLY, databases.verifier(UGLY), True),
+        ("pencil ", PENCIL, False),
+        ("", PENCIL, False),
+        (PENCIL, PENCIL, False),
+        ("pencil", PENCIL.replace("$4096:", "$4095:"), False),
+        ("pencil", PENCIL.replace(":wfPL", ":wfPM"), False),
+        ("pencil", "md5" + hashlib.md5(b"penciluser").hexdigest(), False),
+        ("pencil", "pencil", False),
+        ("pencil", "", False),
+        ("pencil", None, False),
+    ],
+)
+def test_password_of_a_role_matches(password, found, matches):
+    assert databases.password_matches(password, found) is matches
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted"),
+    [("producer", '"producer"'), ("My App", '"My App"'), ('a"; DROP', '"a""; DROP"'), ('""', '""""""')],
+)
+def test_identifier(name, quoted):
+    assert databases.identifier(name) == quoted
+
+
+def server(role=None, database=None, **names):
+    """The state of a server on which all is as wanted, but for this."""
+    return {
+        "roles": {
+            "postgres": {"password": None, "login": True, "more": True},
+            "app": {"password": PENCIL, "login": True, "more": False} | (role or {}),
+        },
+        "databases": {
+            "postgres": {"owner": "postgres", "public": True},
+            "app": {"owner": "app", "public": False} | (database or {}),
+        },
+    } | names
+
+
+ONLY = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
+NEW_DATABASE = [
+    ('CREATE DATABASE "app" OWNER "app" ENCODING \'UTF8\' TEMPLATE template0', False),
+    ('REVOKE ALL ON DATABASE "app" FROM PUBLIC', False),
+]
+# state, what is wanted (name: password): the statements, and whether a secret completes each
+STATEMENTS = {
+    "nothing to do": (server(), {"app": "pencil"}, []),
+    "nothing declared": (server(), {}, []),
+    "an empty server": (
+        {"roles": {}, "databases": {}},
+        {"app": "pencil"},
+        [(f'CREATE ROLE "app" {ONLY} PASSWORD', True), *NEW_DATABASE],
+    ),
+    "a role without its database": (server(databases={}), {"app": "pencil"}, NEW_DATABASE),
+    "a database without its role": (
+        server({}, {"owner": "postgres", "public": True}, roles={}),
+        {"app": "pencil"},
+        [
+            (f'CREATE ROLE "app" {ONLY} PASSWORD', True),
+            ('ALTER DATABASE "app" OWNER TO "app"', False),
+            ('REVOKE ALL ON DATABASE "app" FROM PUBLIC', False),
+        ],
+    ),
+    "a changed password": (server(), {"app": "pen"}, [('ALTER ROLE "app" PASSWORD', True)]),
+    "no password": (server({"password": None}), {"app": "pencil"}, [('ALTER ROLE "app" PASSWORD', True)]),
+    "more attributes": (server({"more": True}), {"app": "pencil"}, [(f'ALTER ROLE "app" {ONLY}', False)]),
+    "no login": (server({"login": False}), {"app": "pencil"}, [(f'ALTER ROLE "app" {ONLY}', False)]),
+    "another owner": (
+        server(database={"owner": "postgres"}),
+        {"app": "pencil"},
+        [('ALTER DATABASE "app" OWNER TO "app"', False)],
+    ),
+    "everybody may connect": (
+        server(database={"public": True}),
+        {"app": "pencil"},
+        [('REVOKE ALL ON DATABASE "app" FROM PUBLIC', False)],
+    ),
+    "a name to quote": (
+        {"roles": {}, "databases": {}},
+        {'a"b': "pencil"},
+        [
+            (f'CREATE ROLE "a""b" {ONLY} PASSWORD', True),
+            ('CREATE DATABASE "a""b" OWNER "a""b" ENCODING \'UTF8\' TEMPLATE template0', False),
+            ('REVOKE ALL ON DATABASE "a""b" FROM PUBLIC', False),
+        ],
+    ),
+    "the second of two": (
+        server(),
+        {"app": "pencil", "postgres": "pencil"},
+        [
+            (f'ALTER ROLE "postgres" {ONLY}', False),
+            ('ALTER ROLE "postgres" PASSWORD', True),
+            ('REVOKE ALL ON DATABASE "postgres" FROM PUBLIC', False),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_statements(name):
+    state, wanted, statements = STATEMENTS[name]
+    found = databases.difference(state, [{"name": name, "password": password} for name, password in wanted.items()])
+    assert [(statement, secret is not None) for statement, secret in found] == statements
+    [password] = set(wanted.values()) or {""}
+    for statement, secret in found:
+        # The statement is shown; its secret is the verifier of the password that is wanted, which a quote cannot end.
+        assert "SCRAM" not in statement
+        assert "pen" not in statement
+        assert secret is None or (databases.password_matches(password, secret) and "'" not in secret)
+
+
+class Stop(Exception):
+    """The end of a module: with what it says."""
+
+
+class Psql:
+    """Stands for AnsibleModule: a server in this state, and what is sent to it."""
+
+    def __init__(self, monkeypatch, state, check_mode=False, code=0):
+        self.state, self.check_mode, self.code, self.commands, self.sent = state, check_mode, code, [], []
+        self.params = {"port": 5433, "databases": [{"name": "app", "password": "pen'cil"}]}
+        monkeypatch.setattr(databases, "AnsibleModule", lambda **_: self)
+
+    def run_command(self, command, data):
+        self.commands.append(command)
+        self.sent.append(data)
+        return self.code, json.dumps(self.state), "no server\n"
+
+    def stop(self, **said):
+        raise Stop(said)
+
+    exit_json = fail_json = stop
+
+    def run(self):
+        with pytest.raises(Stop) as stopped:
+            databases.main()
+        return stopped.value.args[0]
+
+
+def test_databases_are_given_what_is_missing_and_no_secret_is_shown(monkeypatch):
+    psql = Psql(monkeypatch, server(database={"public": True}))
+    said = psql.run()
+    assert said["changed"] is True
+    assert said["statements"] == ['ALTER ROLE "app" PASSWORD', 'REVOKE ALL ON DATABASE "app" FROM PUBLIC']
+    assert said["diff"] == {"before": "", "after": "\n".join(said["statements"]) + "\n"}
+    assert "SCRAM" not in str(said)
+    password, revoke = psql.sent[1].splitlines()
+    assert password.startswith('ALTER ROLE "app" PASSWORD \'SCRAM-SHA-256$4096:')
+    assert databases.password_matches("pen'cil", password.split("'")[1])
+    assert password.endswith("';")
+    assert revoke == 'REVOKE ALL ON DATABASE "app" FROM PUBLIC;'
+    for command in psql.commands:
+        assert command[-3:] == ["--port", "5433", "postgres"]
+        assert "ON_ERROR_STOP=1" in command
+
+
+@pytest.mark.parametrize(
+    ("state", "check_mode", "changed"),
+    [(server({"password": databases.verifier("pen'cil")}), False, False), (server(), True, True)],
+    ids=["nothing to do", "check mode"],
+)
+def test_databases_are_only_looked_at(monkeypatch, state, check_mode, changed):
+    psql = Psql(monkeypatch, state, check_mode)
+    said = psql.run()
+    assert (said["changed"], bool(said["diff"]), bool(said["statements"])) == (changed, changed, changed)
+    assert psql.sent == [databases.STATE]
+
+
+def test_a_server_that_does_not_answer_is_said(monkeypatch):
+    assert Psql(monkeypatch, {}, code=2).run() == {"msg": "psql: no server"}
+
+
 # -- systemd_units ----------------------------------------------------------------------------------------------------
 
 
@@ -301,3 +533,278 @@ def test_needed(tmp_path, name, kind):
         kind: "Sun 2001-09-09 01:46:40.000000 UTC",
     }
     assert units.needed(unit, state, given.get("reloaded", 0)) == verbs
+
+
+TIMES = {
+    "/etc/systemd/system/x.service": AFTER,
+    "/etc/systemd/system/old.service": BEFORE,
+    "/etc/x.conf": AFTER,
+    "/opt/etc/systemd/x.service": AFTER,
+}
+# whether systemd says so, state of the unit, files: whether it may be outdated
+OUTDATED = {
+    "nothing changed": ("no", "active", ["/etc/systemd/system/old.service"], False),
+    "systemd says so": ("yes", "active", [], True),
+    "ours stands in front of the distribution's": ("no", "active", ["/etc/systemd/system/x.service"], True),
+    "ours is one of several files": ("no", "active", ["/etc/x.conf", "/etc/systemd/system/x.service"], True),
+    "its configuration changed": ("no", "active", ["/etc/x.conf", "/etc/systemd/system/old.service"], False),
+    "a file that is no unit's": ("no", "active", ["/opt/etc/systemd/x.service"], False),
+    "the distribution's, stopped": ("no", "inactive", ["/etc/x.conf"], False),
+    "ours, stopped": ("no", "inactive", ["/etc/systemd/system/old.service"], True),
+}
+
+
+@pytest.mark.parametrize("name", OUTDATED)
+def test_outdated(monkeypatch, name):
+    says, active, paths, expected = OUTDATED[name]
+    monkeypatch.setattr(units, "changed_at", lambda paths: max((TIMES[path] for path in paths), default=0.0))
+    unit = {"name": "x.service", "enabled": True, "restart_after": paths, "reload_after": ["/etc/x.conf"]}
+    state = {
+        **{"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": active, "NeedDaemonReload": says},
+        "ExecMainStartTimestamp": "Sun 2001-09-09 01:46:40.000000 UTC",
+    }
+    assert units.outdated(unit, state) is expected
+
+
+# -- The files of systemd_units ---------------------------------------------------------------------------------------
+
+IDS = (os.getuid(), os.getgid())
+WHO = {"owner": pwd.getpwuid(IDS[0]).pw_name, "group": grp.getgrgid(IDS[1]).gr_name}
+
+
+def file(path, **what):
+    """One of the option `files`, as Ansible completes it."""
+    spec = argument_spec("systemd_units")["files"]["options"]
+    return {name: option.get("default") for name, option in spec.items()} | WHO | {"path": str(path), **what}
+
+
+def host(check_mode=False):
+    """The module's host; it may only write files."""
+    return units.Host(type("Module", (), {"check_mode": check_mode}))
+
+
+def mode(path):
+    return stat.S_IMODE(os.lstat(path).st_mode)
+
+
+def aged(path):
+    """The same file or link, changed long ago: a path that is written has a new time."""
+    os.utime(path, (BEFORE, BEFORE), follow_symlinks=False)
+    return path
+
+
+@pytest.fixture
+def umask():
+    """Set the umask, until the end of the test."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+@contextlib.contextmanager
+def at_each_line(look):
+    """Look at each line of Python that is run: at what another process could see in between."""
+    before = sys.gettrace()
+
+    def trace(*_):
+        look()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def test_observed_path(tmp_path):
+    (tmp_path / "file").write_bytes(b"\xf1\r\n\xff")
+    (tmp_path / "file").chmod(0o640)
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "nowhere").symlink_to("no such")
+    content = b"\xf1\r\n\xff".decode(errors="surrogateescape")
+    assert units.observed(tmp_path / "file") == {"content": content, "ids": IDS, "mode": 0o640}
+    assert units.observed(tmp_path / "link") == {"link": "file"}
+    assert units.observed(tmp_path / "nowhere") == {"link": "no such"}
+    assert units.observed(tmp_path / "no such") is None
+
+
+WANTED = {
+    "content": ({"content": "x"}, {"content": "x", "ids": IDS, "mode": 0o644}),
+    "an empty content": ({"content": "", "mode": "0755"}, {"content": "", "ids": IDS, "mode": 0o755}),
+    "secret": ({"secret": "x", "mode": "0600"}, {"content": "x", "ids": IDS, "mode": 0o600}),
+    "link": ({"link": "releases/1"}, {"link": "releases/1"}),
+    "absent": ({"absent": True}, None),
+}
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_wanted(name):
+    what, expected = WANTED[name]
+    assert units.wanted(file("/x", **what)) == expected
+
+
+def test_wanted_of_an_owner_who_does_not_exist():
+    with pytest.raises(KeyError, match="no-such-user"):
+        units.wanted(file("/x", content="x", owner="no-such-user"))
+
+
+@pytest.mark.parametrize("name", WANTED)
+@pytest.mark.parametrize("there", ["nothing", "file", "link"])
+def test_written_once(tmp_path, name, there):
+    what, expected = WANTED[name]
+    path = tmp_path / "file"
+    if there == "file":
+        path.write_text("other")
+    if there == "link":
+        path.symlink_to("other")
+    first, second = host(), host()
+    first.write(file(path, **what))
+    assert units.observed(path) == expected
+    assert os.listdir(tmp_path) == (["file"] if expected else []), "its work is left behind"
+    nothing = there == "nothing" and expected is None
+    assert first.actions == ([] if nothing else [f"{'write' if expected else 'remove'} {path}"])
+    if expected:
+        aged(path)
+    second.write(file(path, **what))
+    assert (second.actions, second.diffs) == ([], [])
+    if expected:
+        assert os.lstat(path).st_mtime == BEFORE
+
+
+@pytest.mark.parametrize(
+    "content", [UGLY, "a\r\nb\rc\n", "{{ x }}\n", ""], ids=["ugly", "line ends", "braces", "empty"]
+)
+def test_content_is_kept_as_it_is(tmp_path, content):
+    host().write(file(tmp_path / "x", content=content))
+    assert (tmp_path / "x").read_bytes() == content.encode()
+    second = host()
+    second.write(file(tmp_path / "x", content=content))
+    assert second.actions == []
+
+
+def test_content_that_differs_is_new_for_its_readers_and_shown(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("old\n")
+    aged(path)
+    one = host()
+    one.write(file(path, content="new\n"))
+    assert path.stat().st_mtime > AFTER
+    header = {"before_header": str(path), "after_header": str(path)}
+    assert one.diffs == [{**header, "before": "old\n", "after": "new\n"}]
+
+
+@pytest.mark.parametrize("kind", ["content", "secret"])
+def test_another_mode_is_no_change_for_its_readers(tmp_path, kind):
+    path = tmp_path / "x"
+    path.write_text("same\n")
+    path.chmod(0o644)
+    inode = aged(path).stat().st_ino
+    one = host()
+    one.write(file(path, mode="0600", **{kind: "same\n"}))
+    assert one.actions == [f"write {path}"]
+    assert (mode(path), path.stat().st_mtime, path.stat().st_ino) == (0o600, BEFORE, inode)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_owner_and_group_are_set_with_the_content_or_without(tmp_path):
+    path, given = tmp_path / "x", file(tmp_path / "x", content="x", owner="daemon", group="daemon")
+    ids = (pwd.getpwnam("daemon").pw_uid, grp.getgrnam("daemon").gr_gid)
+    host().write(given)
+    assert (path.stat().st_uid, path.stat().st_gid) == ids
+    os.chown(path, 0, 0)
+    aged(path)
+    host().write(given)
+    assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mtime) == (*ids, BEFORE)
+
+
+@pytest.mark.parametrize(
+    ("before", "what", "seen"),
+    [
+        ({"link": "releases/1"}, {"link": "releases/2"}, [{"link": "releases/1"}, {"link": "releases/2"}]),
+        (
+            {"content": "old\n" * 9999},
+            {"content": "new\n" * 9999},
+            [{"content": word * 9999, "ids": IDS, "mode": 0o644} for word in ("old\n", "new\n")],
+        ),
+        (
+            {"content": "x"},
+            {"link": "releases/1"},
+            [{"content": "x", "ids": IDS, "mode": 0o644}, {"link": "releases/1"}],
+        ),
+    ],
+    ids=["link", "file", "link for a file"],
+)
+def test_nobody_sees_half_of_it(tmp_path, before, what, seen):
+    path, states = tmp_path / "x", []
+    host().write(file(path, **before))
+    with at_each_line(lambda: states.append(units.observed(path))):
+        host().write(file(path, **what))
+    assert [state for state, next_state in zip(states, [*states[1:], None], strict=True) if state != next_state] == seen
+
+
+def test_a_secret_never_has_a_wider_mode(tmp_path, umask):
+    path, modes = tmp_path / "x", []
+    umask(0)
+    with at_each_line(lambda: modes.extend(mode(one.path) for one in os.scandir(tmp_path))):
+        host().write(file(path, secret="secret", mode="0400"))
+    assert path.read_text() == "secret"
+    assert set(modes) == {0o600, 0o400}
+
+
+def test_a_secret_is_not_shown(tmp_path):
+    (tmp_path / "x").write_text("old secret")
+    one = host()
+    one.write(file(tmp_path / "x", secret="new secret"))
+    one.write(file(tmp_path / "y", secret="new secret"))
+    assert one.actions == [f"write {tmp_path / 'x'}", f"write {tmp_path / 'y'}"]
+    assert one.diffs == []
+    assert argument_spec("systemd_units")["files"]["options"]["secret"]["no_log"] is True
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_missing_directories_are_made(tmp_path, umask, mask):
+    umask(mask)
+    host().write(file(tmp_path / "a/b/c/x", content="x"))
+    assert (tmp_path / "a/b/c/x").read_text() == "x"
+    assert [mode(tmp_path / name) for name in ("a", "a/b", "a/b/c", "a/b/c/x")] == [0o755, 0o755, 0o755, 0o644]
+
+
+def test_directories_that_are_there_stay_as_they_are(tmp_path):
+    (tmp_path / "a").mkdir(mode=0o700)
+    host().write(file(tmp_path / "a/b/x", link="y"))
+    assert [mode(tmp_path / name) for name in ("a", "a/b")] == [0o700, 0o755]
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_check_mode_writes_nothing(tmp_path, name):
+    what, expected = WANTED[name]
+    path = tmp_path / "there"
+    path.write_text("old")
+    before = os.lstat(aged(path))
+    one = host(check_mode=True)
+    one.write(file(path, **what))
+    one.write(file(tmp_path / "a/b", **what))
+    assert one.actions == (
+        [f"write {path}", f"write {tmp_path / 'a/b'}"] if expected is not None else [f"remove {path}"]
+    )
+    assert len(one.diffs) == (0 if "secret" in what else len(one.actions))
+    after = os.lstat(path)
+    assert os.listdir(tmp_path) == ["there"]
+    assert path.read_text() == "old"
+    assert (after.st_mtime, after.st_ino, after.st_mode) == (before.st_mtime, before.st_ino, before.st_mode)
+
+
+def test_check_mode_sets_no_mode(tmp_path):
+    (tmp_path / "x").write_text("x")
+    (tmp_path / "x").chmod(0o600)
+    one = host(check_mode=True)
+    one.write(file(tmp_path / "x", content="x"))
+    assert one.actions == [f"write {tmp_path / 'x'}"]
+    assert mode(tmp_path / "x") == 0o600
+
+
+def test_exactly_one_of_the_options_says_what_a_file_is():
+    given = argument_spec("systemd_units")["files"]
+    kinds = [("content", "secret", "link", "absent")]
+    assert given["mutually_exclusive"] == given["required_one_of"] == kinds

@@ -9,7 +9,7 @@ import pytest
 
 from tests.topology import ROOT
 
-PACK = ROOT / "roles/django_project/files/pack.sh"
+PACK = ROOT / "playbooks/pack.sh"
 FILES = {
     "manage.py": "#!/usr/bin/env python\n",
     "requirements.txt": "django\n",

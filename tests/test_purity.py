@@ -1,5 +1,6 @@
 """A role sees only what it is given, and the house rules of STYLE.md that a program can check."""
 
+import functools
 import re
 import subprocess
 
@@ -9,7 +10,7 @@ import jinja2.nodes
 import pytest
 import yaml
 
-from tests.samples import TOPOLOGIES, role_names, topology
+from tests.samples import TOPOLOGIES, argument_spec, role_names, topology
 from tests.topology import ROOT
 
 ROLES = role_names()
@@ -18,6 +19,7 @@ MAGIC = {"ansible_managed", "ansible_facts", "ansible_check_mode", "role_path", 
 CONDITIONS = ("when", "that", "until", "failed_when", "changed_when")
 BLOCKS = ("block", "rescue", "always")
 SECRET = re.compile(r"password|secret|environment", re.IGNORECASE)
+OURS = {path.stem for path in (ROOT / "plugins/modules").glob("*.py")}
 # Templates that cannot say who wrote them.
 UNMANAGED = {
     "redis/users.acl.j2": "Redis takes a comment in an ACL file for an error",
@@ -63,29 +65,136 @@ def strings(value, key=""):
         yield "{{ " + value + " }}" if key in CONDITIONS else value
 
 
+@functools.cache
+def parsed(text):
+    """The tree of a template."""
+    parser = jinja2.Environment()
+    tree = parser.parse(text)
+    # Ansible's filters and tests need only be known by name.
+    parser.filters.update({node.name: str for node in tree.find_all(jinja2.nodes.Filter)})
+    parser.tests.update({node.name: str for node in tree.find_all(jinja2.nodes.Test)})
+    return tree
+
+
+def is_lookup(node):
+    """Whether a part of a template is the one call that a role may make: for the text of a template."""
+    return (
+        isinstance(node, jinja2.nodes.Call)
+        and isinstance(node.node, jinja2.nodes.Name)
+        and node.node.name == "lookup"
+        and isinstance(node.args[0], jinja2.nodes.Const)
+        and node.args[0].value == "ansible.builtin.template"
+    )
+
+
 def names(texts):
-    """The variables that templates use."""
-    parser, found = jinja2.Environment(), set()
-    for tree in map(parser.parse, texts):
-        # Ansible's filters and tests need only be known by name.
-        parser.filters.update({node.name: str for node in tree.find_all(jinja2.nodes.Filter)})
-        parser.tests.update({node.name: str for node in tree.find_all(jinja2.nodes.Test)})
-        found |= jinja2.meta.find_undeclared_variables(tree)
+    """The variables that templates use and do not set; `lookup` too, where it is for anything but a template."""
+    found = set()
+    for tree in map(parsed, texts):
+        undeclared = jinja2.meta.find_undeclared_variables(tree)
+        calls = [node for node in tree.find_all(jinja2.nodes.Name) if node.name == "lookup"]
+        if len(calls) == len([node for node in tree.find_all(jinja2.nodes.Call) if is_lookup(node)]):
+            undeclared.discard("lookup")
+        found |= undeclared
     return found
 
 
-def expressions(text):
-    """The Jinja parts of a text."""
-    return " ".join(re.findall(r"\{[{%].*?[%}]\}", text, re.DOTALL))
+def looked_up(role, node):
+    """The files of the templates that a lookup is for; a part of the name that is no constant is any."""
+    parts = node.args[1].nodes if isinstance(node.args[1], jinja2.nodes.Concat) else [node.args[1]]
+    wanted = "".join(part.value if isinstance(part, jinja2.nodes.Const) else "*" for part in parts)
+    found = sorted((ROOT / f"roles/{role}/templates").glob(wanted))
+    assert found, f"no template {wanted}"
+    assert wanted.strip("*"), "any template"
+    return found
 
 
-def templates_of(role, task):
-    """The texts of the templates that a task renders; of all its role's when a loop says which."""
-    source = (task.get("ansible.builtin.template") or {}).get("src", "")
-    wanted = re.sub(r"\{\{.*?\}\}", "*", source)
-    found = list((ROOT / f"roles/{role}/templates").glob(wanted)) if wanted else []
-    assert bool(found) == bool(wanted), f"no template {source}"
-    return [path.read_text() for path in found]
+@functools.cache
+def own_variables(role):
+    """The constants of a role, as they are written."""
+    return {name: one for path in files(role, "vars") for name, one in yaml.safe_load(path.read_text()).items()}
+
+
+def uses(role, value, keys=(), condition=False):
+    """All that goes into a YAML value, as (keys that it stands under, name): of variables, and what is taken of them.
+
+    The role's own variables and the templates that it looks up are followed, and keys of Jinja's dicts are keys too.
+    """
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from uses(role, one, (*keys, key), key in CONDITIONS)
+    elif isinstance(value, list):
+        for one in value:
+            yield from uses(role, one, keys, condition)
+    elif isinstance(value, str):
+        yield from uses_of_node(role, parsed("{{ " + value + " }}" if condition else value), keys)
+
+
+def uses_of_node(role, node, keys):
+    if isinstance(node, jinja2.nodes.Name) and node.ctx == "load":
+        yield keys, node.name
+        yield from uses(role, own_variables(role).get(node.name), keys)
+    elif isinstance(node, jinja2.nodes.Getattr):
+        yield keys, node.attr
+    elif isinstance(node, jinja2.nodes.Getitem) and isinstance(node.arg, jinja2.nodes.Const):
+        yield keys, str(node.arg.value)
+    elif isinstance(node, jinja2.nodes.For) and isinstance(node.iter, jinja2.nodes.Name):
+        # What goes into the text is what is taken of each turn.
+        yield from uses(role, own_variables(role).get(node.iter.name), keys)
+        node = jinja2.nodes.Output([*node.body, *node.else_, *([node.test] if node.test else [])])
+    elif isinstance(node, jinja2.nodes.Pair) and isinstance(node.key, jinja2.nodes.Const):
+        keys = (*keys, node.key.value)
+    elif is_lookup(node):
+        for path in looked_up(role, node):
+            yield keys, path
+            yield from uses_of_node(role, parsed(path.read_text()), keys)
+    for child in node.iter_child_nodes():
+        yield from uses_of_node(role, child, keys)
+
+
+def carries(option):
+    """Whether an option has a secret in it: one of its options is no_log."""
+    return any(one.get("no_log") or carries(one) for one in (option.get("options") or {}).values())
+
+
+@functools.cache
+def carriers(role):
+    """The inputs of a role that have secrets in them."""
+    specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]
+    return {name for name, option in specs["main"]["options"].items() if carries(option)}
+
+
+def hidden(role, keys, name):
+    """Whether what stands under these keys of a task is kept out of logs and diffs: an option of ours that is no_log.
+
+    An input with secrets in it may be given whole to one that has its own.
+    """
+    if keys[0] not in OURS:
+        return False
+    option = {"options": argument_spec(keys[0])}
+    for key in keys[1:]:
+        option = option.get("options", {}).get(key, {})
+    return option.get("no_log", False) or (name in carriers(role) and carries(option))
+
+
+def secrets(role, task):
+    """What is secret in a task's arguments, as (keys, name)."""
+    keywords = {"name", "register", "loop_control"}
+    arguments = {key: value for key, value in task.items() if key not in keywords}
+    found = [(keys, name) for keys, name in uses(role, arguments) if isinstance(name, str)]
+    # What Ansible registered, and the name of a constant of ours, are no secret by their names.
+    return [
+        (keys, name)
+        for keys, name in found
+        if name in carriers(role) or (SECRET.search(name) and name not in own_variables(role))
+    ]
+
+
+def shown_secrets(role, task):
+    """Those of them that the task would show."""
+    if task.get("no_log") or task.get("diff") is False:
+        return []
+    return [(keys, name) for keys, name in secrets(role, task) if not hidden(role, keys, name)]
 
 
 # -- What a role sees -------------------------------------------------------------------------------------------------
@@ -146,21 +255,96 @@ def test_modes_are_quoted(role, path, task):
         if isinstance(arguments, dict) and "mode" in arguments:
             assert re.fullmatch(r"0[0-7]{3}", str(arguments["mode"]))
             assert isinstance(arguments["mode"], str)
-    if "ansible.builtin.template" in task:
-        assert {"owner", "group", "mode"} <= task["ansible.builtin.template"].keys()
+    for name in {"ansible.builtin.template", "ansible.builtin.copy"} & task.keys():
+        assert {"owner", "group", "mode"} <= task[name].keys()
+
+
+def modes(value):
+    """The modes in a YAML value, those in Jinja's dicts too."""
+    if isinstance(value, dict):
+        yield from (one for key, one in value.items() if key == "mode")
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+        yield from modes(one)
+    if isinstance(value, str):
+        for pair in parsed(value).find_all(jinja2.nodes.Pair):
+            if pair.key == jinja2.nodes.Const("mode"):
+                yield pair.value.value if isinstance(pair.value, jinja2.nodes.Const) else pair.value
+
+
+@each_role
+def test_modes_of_our_files_are_quoted(role):
+    found = [*modes(own_variables(role)), *modes([task for owner, _, task in TASKS if owner == role])]
+    assert not [one for one in found if not isinstance(one, str) or not re.fullmatch(r"0[0-7]{3}", one)]
+
+
+def test_modes_are_found():
+    assert list(modes({"a": [{"mode": 420}], "b": "{{ [{'mode': '0640'}, {'mode': x}] }}"}))[:2] == [420, "0640"]
+    assert len(list(modes("{{ {'mode': x} }}"))) == 1
 
 
 @each_task
 def test_secrets_are_not_shown(role, path, task):
-    text = " ".join([*strings(task), *templates_of(role, task)])
-    if SECRET.search(expressions(text)):
-        assert task.get("no_log") or task.get("diff") is False
+    assert not shown_secrets(role, task)
 
 
-def test_there_are_tasks_with_secrets():
-    """The test above is one over nothing if it never finds any."""
-    found = {role for role, _, task in TASKS if task.get("no_log")}
-    assert found >= {"postgresql", "redis", "django_project"}
+def test_every_secret_is_found():
+    """The test above is one over nothing where none is found: these are all."""
+    found = {(role, ".".join(keys)) for role, _, task in TASKS for keys, _ in secrets(role, task)}
+    assert found == {
+        ("django_project", "systemd_units.files.secret"),
+        ("postgresql", "postgresql_access.databases.password"),
+        ("rabbitmq", "rabbitmq_access.users"),
+        ("redis", "systemd_units.files.secret"),
+    }
+
+
+FILE = {"path": "/x", "content": "{{ redis_users[0].password }}"}
+SHOWN = {
+    "content": {"systemd_units": {"files": [FILE]}},
+    "content of a template": {
+        "systemd_units": {"files": [{"content": "{{ lookup('ansible.builtin.template', 'users.acl.j2') }}"}]}
+    },
+    "content in a dict of Jinja": {
+        "systemd_units": {"files": "{{ [{'content': redis_users[0]['password']}] }}"},
+    },
+    "an option that is not hidden": {"rabbitmq_access": {"vhosts": [{"name": "{{ broker_password }}"}]}},
+    "all of the users": {"systemd_units": {"units": "{{ redis_users }}"}},
+    "a loop": {"ansible.builtin.command": "x {{ item }}", "loop": "{{ redis_users }}"},
+    "a command": {"ansible.builtin.command": "x {{ redis_password }}"},
+    "a condition": {"ansible.builtin.command": "x", "when": "redis_password"},
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_secret_that_is_shown_is_found(name):
+    assert shown_secrets("redis", SHOWN[name])
+    assert not shown_secrets("redis", SHOWN[name] | {"no_log": True})
+
+
+def test_a_secret_that_is_hidden_is_none():
+    assert not shown_secrets("redis", {"systemd_units": {"files": [{"secret": "{{ redis_users[0].password }}"}]}})
+    assert not shown_secrets("redis", {"rabbitmq_access": {"users": [{"password": "{{ redis_password }}"}]}})
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("{%- set files = [] -%}{%- for a, b in redis_x -%}{{ files + a + b + c }}{%- endfor -%}{{ files }}", {"c"}),
+        ("{%- for a in redis_x -%}{%- set d = a -%}{%- endfor -%}{{ d }}", {"d"}),
+        ("{{ lookup('ansible.builtin.template', x, template_vars={'item': y}) }}", {"x", "y"}),
+        ("{{ lookup('ansible.builtin.vars', 'foreign') }}", {"lookup"}),
+        ("{{ lookup('ansible.builtin.template', 'x.j2') ~ lookup('ansible.builtin.env', 'x') }}", {"lookup"}),
+        ("{{ query('ansible.builtin.template', 'x.j2') | foreign_filter }}", {"query"}),
+    ],
+)
+def test_foreign_names_are_found(text, found):
+    assert names([text]) - {"redis_x"} == found
+
+
+@each_template
+def test_template_is_used(role, path):
+    own = [task for owner, _, task in TASKS if owner == role]
+    assert path in [name for keys, name in uses(role, own)]
 
 
 @each_template

@@ -11,7 +11,7 @@ from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-from tests.samples import SECRETS, UGLY
+from tests.samples import SECRETS, UGLY, argument_spec
 from tests.topology import ROOT
 
 MANAGED = "Ansible managed"
@@ -19,13 +19,12 @@ PROJECTS = [
     {"name": "producer", "settings_module": "producer.settings", "environment": {"UGLY": UGLY}},
     {"name": "service", "settings_module": "service.settings"},
 ]
-GUNICORN = "web_sites | product(['{}'])"
-
-# Each template: its role's group, and the turns of its task's loop as an expression (none: it is rendered once).
+# Each template: its role's group, and the items for which it is rendered (none: it is rendered once).
 TEMPLATES = {
     "celery_worker/celery.service.j2": ("worker", "celery_worker_workers"),
     "django_project/environment.j2": ("all", None),
     "django_project/quintet-manage.j2": ("all", None),
+    "postgresql/checksums.conf.j2": ("postgresql", None),
     "postgresql/quintet.conf.j2": ("postgresql", None),
     "postgresql/quintet_hba.conf.j2": ("postgresql", None),
     "rabbitmq/enabled_plugins.j2": ("rabbitmq", None),
@@ -34,8 +33,8 @@ TEMPLATES = {
     "rabbitmq/rabbitmq.conf.j2": ("rabbitmq", None),
     "redis/redis.conf.j2": ("redis", "redis_instances"),
     "redis/users.acl.j2": ("redis", None),
-    "web/gunicorn.service.j2": ("web", GUNICORN.format("service")),
-    "web/gunicorn.socket.j2": ("web", GUNICORN.format("socket")),
+    "web/gunicorn.service.j2": ("web", "web_sites"),
+    "web/gunicorn.socket.j2": ("web", "web_sites"),
     "web/nginx.conf.j2": ("web", None),
 }
 
@@ -52,7 +51,7 @@ def templar(topology, host, role, **more):
         loaded(ROOT / f"roles/{role}/defaults/main.yml")
         | known
         | loaded(ROOT / f"roles/{role}/vars/main.yml")
-        | {"ansible_managed": MANAGED, **more}
+        | {"ansible_managed": MANAGED, "ansible_search_path": [str(ROOT / "roles" / role)], **more}
     )
     return Templar(loader=DataLoader(), variables=variables)
 
@@ -117,6 +116,168 @@ def test_an_undefined_name_is_an_error(onebox, template):
     broken = trust_as_template("{{ no_such_name }}")
     with pytest.raises(AnsibleError, match="no_such_name"):
         render(onebox, template, rabbitmq_port=broken, django_project_settings_module=broken)
+
+
+# -- What is written where ------------------------------------------------------------------------------------------
+
+# Each file of a role: its template (or the target of a link, or nothing: it is absent), the turn in which that is
+# rendered, and a group and a mode that are not the module's.
+PG, UNITS = "/etc/postgresql/17/main", "/etc/systemd/system"
+FILES = {
+    "postgresql": {
+        f"{PG}/conf.d/quintet.conf": ("quintet.conf.j2", 0, "postgres", "0640"),
+        f"{PG}/quintet_hba.conf": ("quintet_hba.conf.j2", 0, "postgres", "0640"),
+        f"{UNITS}/postgresql@17-main.service.d/checksums.conf": ("checksums.conf.j2", 0, None, None),
+    },
+    "redis": {
+        "/etc/redis/users.acl": ("users.acl.j2", 0, "redis", "0640"),
+        "/etc/redis/redis-results.conf": ("redis.conf.j2", 0, "redis", "0640"),
+        "/etc/redis/redis-cache.conf": ("redis.conf.j2", 1, "redis", "0640"),
+    },
+    "rabbitmq": {
+        "/etc/rabbitmq/rabbitmq.conf": ("rabbitmq.conf.j2", 0, "rabbitmq", "0640"),
+        "/etc/rabbitmq/rabbitmq-env.conf": ("rabbitmq-env.conf.j2", 0, "rabbitmq", None),
+        "/etc/rabbitmq/enabled_plugins": ("enabled_plugins.j2", 0, "rabbitmq", None),
+        f"{UNITS}/epmd.socket": ("epmd.socket.j2", 0, None, None),
+    },
+    "web": {
+        "/etc/nginx/conf.d/quintet.conf": ("nginx.conf.j2", 0, None, None),
+        "/etc/nginx/sites-enabled/default": (None, 0, None, None),
+        f"{UNITS}/gunicorn-producer.socket": ("gunicorn.socket.j2", 0, None, None),
+        f"{UNITS}/gunicorn-producer.service": ("gunicorn.service.j2", 0, None, None),
+        "/opt/quintet/producer/current": ("releases/aaaaaaaaaaaa", 0, None, None),
+    },
+    "celery_worker": {
+        f"{UNITS}/celery-service.service": ("celery.service.j2", 0, None, None),
+        "/opt/quintet/service/current": ("releases/bbbbbbbbbbbb", 0, None, None),
+    },
+}
+GROUPS = {role: role for role in FILES} | {"celery_worker": "worker"}
+SECRET_FILES = {"/etc/redis/users.acl"}
+
+
+def evaluated(topology, role, expression, **more):
+    """The value of an expression as the role's tasks see it."""
+    host = topology.hosts(GROUPS.get(role, "all"))[0]
+    return templar(topology, host, role, **more).template(trust_as_template("{{ " + expression + " }}"))
+
+
+@pytest.mark.parametrize("role", FILES)
+def test_files(each, role):
+    expected = []
+    for path, (source, turn, group, mode) in FILES[role].items():
+        file = {"path": path, "group": group, "mode": mode}
+        if source is None:
+            file["absent"] = True
+        elif source.endswith(".j2"):
+            file["secret" if path in SECRET_FILES else "content"] = render(each, f"{role}/{source}")[turn]
+        else:
+            file["link"] = source
+        expected.append({key: value for key, value in file.items() if value is not None})
+    found = evaluated(each, role, f"__{role}_files")
+    assert sorted(found, key=lambda one: one["path"]) == sorted(expected, key=lambda one: one["path"])
+
+
+def task_files(topology, **more):
+    """The files of the role of projects, which stand in its task."""
+    [task, *_] = DataLoader().load_from_file(
+        str(ROOT / "roles/django_project/tasks/main.yml"), trusted_as_template=True
+    )
+    host = topology.hosts()[0]
+    return templar(topology, host, "django_project", project=PROJECTS[0], **more).template(task)["systemd_units"][
+        "files"
+    ]
+
+
+def test_files_of_a_project(each):
+    assert task_files(each) == [
+        {
+            "path": "/opt/quintet/producer/environment",
+            "secret": render(each, "django_project/environment.j2")[0],
+            "mode": "0600",
+        },
+        {
+            "path": "/usr/local/bin/quintet-manage",
+            "content": render(each, "django_project/quintet-manage.j2")[0],
+            "mode": "0755",
+        },
+    ]
+
+
+@pytest.mark.parametrize("role", [*FILES, "django_project"])
+def test_files_are_what_the_module_takes(each, role):
+    spec = argument_spec("systemd_units")["files"]["options"]
+    found = evaluated(each, role, f"__{role}_files") if role in FILES else task_files(each)
+    assert found
+    for file in found:
+        assert file.keys() <= spec.keys()
+        assert len({"content", "secret", "link", "absent"} & file.keys()) == 1
+
+
+# What starts anew after which files, and what reads which anew.
+UNITS_OF = {
+    "redis": [
+        {"name": "redis-server.service", "enabled": False},
+        *(
+            {
+                "name": f"redis-server@{name}.service",
+                "restart_after": [f"/etc/redis/redis-{name}.conf", "/etc/redis/users.acl"],
+            }
+            for name in ("results", "cache")
+        ),
+    ],
+    "web": [
+        {"name": "gunicorn-producer.socket", "restart_after": [f"{UNITS}/gunicorn-producer.socket"]},
+        {
+            "name": "gunicorn-producer.service",
+            "restart_after": [
+                f"{UNITS}/gunicorn-producer.service",
+                "/opt/quintet/producer/environment",
+                "/opt/quintet/producer/current",
+            ],
+        },
+        {
+            "name": "nginx.service",
+            "reload_after": ["/etc/nginx/conf.d/quintet.conf", "/etc/nginx/sites-enabled"],
+        },
+    ],
+    "celery_worker": [
+        {
+            "name": "celery-service.service",
+            "restart_after": [
+                f"{UNITS}/celery-service.service",
+                "/opt/quintet/service/environment",
+                "/opt/quintet/service/current",
+            ],
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("role", UNITS_OF)
+def test_units(each, role):
+    assert evaluated(each, role, f"__{role}_units") == UNITS_OF[role]
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "broken"),
+    [
+        ("redis", "__redis_files", {"redis_instances": [{"name": "x"}]}),
+        ("web", "__web_files", {"web_sites": [{"project": "x", "directory": "/x", "release": "x"}]}),
+        ("web", "__web_units", {"web_sites": [{"project": "x"}]}),
+        ("celery_worker", "__celery_worker_files", {"celery_worker_workers": [{"project": "x", "directory": "/x"}]}),
+        ("postgresql", "__postgresql_owners", {"postgresql_databases": [{"name": "x"}]}),
+    ],
+)
+def test_what_is_undefined_is_an_error_and_no_file_less(onebox, role, name, broken):
+    with pytest.raises(AnsibleError):
+        evaluated(onebox, role, name, **broken)
+
+
+def test_owners_of_databases(each):
+    assert evaluated(each, "postgresql", "__postgresql_owners") == [
+        {"name": name, "password": password} for name, password in SECRETS["database_passwords"].items()
+    ]
 
 
 # -- PostgreSQL -------------------------------------------------------------------------------------------------------
@@ -185,6 +346,17 @@ def test_postgresql_takes_more_settings(onebox):
     found = postgresql(onebox, postgresql_settings={"port": 1, "search_path": "it's"})
     assert (found["port"], found["search_path"]) == ("1", "it's")
     assert found["listen_addresses"] == "127.0.0.1"
+
+
+def test_postgresql_gets_checksums_before_its_first_start_only(quintet):
+    [text] = render(quintet, "postgresql/checksums.conf.j2")
+    before = shlex.split(unit(text)["Service"]["ExecStartPre"])
+    assert before[:2] == ["/bin/sh", "-c"]
+    tested, enabled = before[2].split("||")
+    data = "/var/lib/postgresql/17/main"
+    assert tested.split() == ["test", "-e", f"{data}/postmaster.opts"]
+    tool = "/usr/lib/postgresql/17/bin/pg_checksums"
+    assert enabled.split() == ["exec", "runuser", "-u", "postgres", "--", tool, "--enable", "--pgdata", data]
 
 
 # -- Redis ------------------------------------------------------------------------------------------------------------
@@ -296,9 +468,31 @@ def test_quintet_manage_is_a_shell_script(each, tmp_path):
     assert subprocess.run(["sh", "-n", str(script)], check=False).returncode == 0
     usage = subprocess.run([*run, "producer"], capture_output=True, text=True, check=False)
     assert (usage.returncode, usage.stderr.split()[0]) == (64, "usage:")
-    missing = subprocess.run([*run, "--next", "no-such", "x"], capture_output=True, text=True, check=False)
-    assert missing.returncode == 66
-    assert "no next release of no-such" in missing.stderr
+    for arguments, says in ((["no-such", "x"], "current"), (["--release", "r1", "no-such", "x"], "releases/r1")):
+        missing = subprocess.run([*run, *arguments], capture_output=True, text=True, check=False)
+        assert missing.returncode == 66
+        assert f"no-such has no {says} on this host" in missing.stderr
+
+
+@pytest.mark.parametrize(("arguments", "release"), [([], "r1"), (["--release", "r2"], "r2")])
+def test_quintet_manage_runs_a_command_in_a_release(onebox, tmp_path, arguments, release):
+    [text] = render(onebox, "django_project/quintet-manage.j2", django_project_root=str(tmp_path))
+    for name in ("r1", "r2"):
+        (tmp_path / "app/releases" / name).mkdir(parents=True)
+    (tmp_path / "app/current").symlink_to("releases/r1")
+    stand_in = tmp_path / "bin/systemd-run"
+    stand_in.parent.mkdir()
+    stand_in.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    stand_in.chmod(0o755)
+    environment = {"PATH": f"{stand_in.parent}:/usr/bin:/bin"}
+    command = ["sh", "-c", text, "quintet-manage", *arguments, "app", "migrate", "a  b"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    home = tmp_path / "app"
+    assert ran[-4:] == [f"{home}/releases/{release}/venv/bin/python", "manage.py", "migrate", "a  b"]
+    assert {"--uid=app", "--gid=app", "--wait", "--property=NoNewPrivileges=yes"} <= set(ran)
+    assert f"--property=WorkingDirectory={home}/releases/{release}/source" in ran
+    assert f"--property=EnvironmentFile={home}/environment" in ran
+    assert f"--setenv=STATIC_ROOT={home}/releases/{release}/static" in ran
 
 
 # -- Units ------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from pathlib import Path
 worker_class = "gthread"
 workers = int(os.environ.get("WEB_CONCURRENCY") or min(2 * (os.cpu_count() or 1), 4))
 threads = 4
+# Loaded once, before the workers part: they start sooner and share what they do not change.
+preload_app = True
 
 timeout = 30
 graceful_timeout = 30

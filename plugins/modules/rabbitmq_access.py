@@ -248,7 +248,7 @@ def main():
     if commands and not module.check_mode:
         for arguments, secret in commands:
             broker.rabbitmqctl(arguments, secret)
-        after = described(*broker.read(), names)
+        after = described(*broker.read(), names) if module._diff else {}
     else:
         after = before
     module.exit_json(

@@ -12,8 +12,8 @@ description:
   - One call does what would be two tasks a file and one a unit, and each task costs a third of a second.
 options:
   files:
-    description: The files. Directories that are missing above one are made. Exactly one of C(content), C(secret), C(link)
-      and C(absent) says what it is.
+    description: The files. Directories that are missing above one are made. Exactly one of C(content), C(secret),
+      C(link) and C(absent) says what it is.
     type: list
     elements: dict
     default: []
@@ -123,7 +123,7 @@ def observed(path):
     if not os.path.lexists(path):
         return None
     status = os.stat(path)
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         return {"content": file.read(), "ids": (status.st_uid, status.st_gid), "mode": status.st_mode & 0o7777}
 
 
@@ -140,9 +140,17 @@ def wanted(file):
     }
 
 
+def make_directory(path):
+    """Make a directory, and those that are missing above it, open to everybody whatever the umask is."""
+    if not os.path.isdir(path):
+        make_directory(os.path.dirname(path))
+        os.mkdir(path)
+        os.chmod(path, 0o755)
+
+
 def replace(path, want):
     """Put what is wanted at a path, by a rename: nobody sees half of it, nor a secret before its mode is set."""
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    make_directory(os.path.dirname(path))
     beside = f"{path}.{os.getpid()}.quintet"
     if "link" in want:
         os.symlink(want["link"], beside)

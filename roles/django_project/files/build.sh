@@ -3,6 +3,7 @@
 # DIRECTORY/RELEASE.tar,
 # beside the release that runs. Started again after a kill it starts over. `complete` is its last word.
 set -euo pipefail
+umask 022
 directory=$1 release=$2 project=$3 requirements=$4 static=$5 kept=$6
 
 id -u "$project" >/dev/null 2>&1 ||
@@ -29,4 +30,4 @@ rm "$directory/$release.tar"
 cd ..
 touch "$release"
 current=$(basename "$(readlink ../current || true)")
-ls -t | tail -n "+$((kept + 1))" | { grep -vxF -e "$current" || true; } | xargs --no-run-if-empty rm -rf
+find . -mindepth 1 -maxdepth 1 -printf '%T@ %f\n' | sort -rn | cut -d' ' -f2 | tail -n "+$((kept + 1))" | { grep -vxF -e "$current" || true; } | xargs --no-run-if-empty rm -rf
