@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # build.sh DIRECTORY RELEASE PROJECT REQUIREMENTS static|none KEPT: make DIRECTORY/releases/RELEASE from
-# DIRECTORY/RELEASE.tar,
-# beside the release that runs. Started again after a kill it starts over. `complete` is its last word.
+# DIRECTORY/RELEASE.tar, beside the release that runs. Started again after a kill it starts over. `complete` is its last word.
 set -euo pipefail
 umask 022
 directory=$1 release=$2 project=$3 requirements=$4 static=$5 kept=$6
