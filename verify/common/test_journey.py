@@ -39,7 +39,7 @@ def test_round_trip_reaches_each_worker():
 
 def test_form_joins_two_words():
     session, page = submit("Zürich", "<b>été</b>")
-    shown = session.get(page + "", timeout=10).text
+    shown = session.get(page, timeout=10).text
     assert "Zürich es &lt;b&gt;été&lt;/b&gt;" in shown
 
 
