@@ -8,9 +8,11 @@ medians count. Prints a table; exits with 1 when a ratio is above its goal.
 import json
 import os
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,13 +26,15 @@ from tests.topology import Topology  # noqa: E402
 SOURCES = ("inventories/quintet.yml", "inventories/containers.yml")
 GOALS = {"fresh deploy": 1.5, "second deploy": 0.35}
 TOPOLOGY = Topology(*SOURCES)
+# A plain shell needs it to install what a project requires; a deploy brings that from the controller.
+PIP = ["python3-venv"]
 
 
-def playbook(name):
+def playbook(name, **environment):
     """Run a playbook quietly; gives the seconds it took."""
     command = ["ansible-playbook", *(f"--inventory={source}" for source in SOURCES), f"playbooks/{name}.yml"]
     started = time.monotonic()
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
     if result.returncode:
         sys.exit(result.stdout + result.stderr)
     return time.monotonic() - started
@@ -38,13 +42,14 @@ def playbook(name):
 
 def plain_shell(host):
     """The commands that install on a host what the deploy installs on it, and nothing more."""
-    packages = shlex.join(TOPOLOGY.render(host, "host_packages"))
+    projects = TOPOLOGY.render(host, "host_projects")
+    packages = shlex.join(TOPOLOGY.render(host, "host_packages") + PIP * bool(projects))
     lines = [
         "set -e",
         "printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d",
         f"DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends {packages} >/dev/null",
     ]
-    for project in TOPOLOGY.render(host, "host_projects"):
+    for project in projects:
         requirements = (ROOT / project["source"]["path"] / "requirements.txt").read_text()
         lines += [
             f"cat >/tmp/{project['name']}.txt <<'REQUIREMENTS'\n{requirements}\nREQUIREMENTS",
@@ -76,7 +81,10 @@ def a_round():
     seconds = {"floor": floor()}
     playbook("nodes/destroy")
     playbook("nodes/create")
-    seconds["fresh deploy"] = playbook("deploy")
+    # Fresh is the controller, too: nothing bundled yet, and no package fetched.
+    shutil.rmtree(ROOT / ".cache", ignore_errors=True)
+    with tempfile.TemporaryDirectory() as cache:
+        seconds["fresh deploy"] = playbook("deploy", UV_CACHE_DIR=cache)
     seconds["second deploy"] = playbook("deploy")
     playbook("nodes/destroy")
     print(json.dumps({name: round(took, 1) for name, took in seconds.items()}), flush=True)

@@ -28,8 +28,8 @@ all:
 """
 TOPOLOGY, SITE = "quintet.yml", "site.yml"
 PROJECT, SECRETS = "group_vars/all/project.yml", "group_vars/all/secrets.yml"
-APPLICATION = 'web: {application: "producer.wsgi:application"}'
-WORKER = "worker: {celery_app: service, queues: [service]}"
+APPLICATION = 'application: "producer.wsgi:application"'
+WORKER = "worker: {celery_app: service, queues: [service], watchdog_seconds: 60}"
 IN_PROJECT = "Edit inventories/group_vars/all/project.yml"
 IN_SECRETS = "Edit inventories/group_vars/all/secrets.yml"
 
@@ -75,7 +75,7 @@ CASES = {
     # -- projects -----------------------------------------------------------------------------------------------------
     "unknown key in a project": Case(PROJECT, "gate: [", "gates: [", ("django_projects", "gates", IN_PROJECT)),
     "unknown key in web": Case(
-        PROJECT, APPLICATION, 'web: {application: "x:y", threads: 2}', ("django_projects", "web", "threads", IN_PROJECT)
+        PROJECT, APPLICATION, APPLICATION + "\n      threads: 2", ("django_projects", "web", "threads", IN_PROJECT)
     ),
     "missing key in worker": Case(
         PROJECT, WORKER, "worker: {celery_app: service}", ("django_projects", "worker", "queues", IN_PROJECT)

@@ -28,6 +28,16 @@ PRODUCER_SITE = {
     "release": "aaaaaaaaaaaa",
     "host_names": ["localhost"],
     "application": "producer.wsgi:application",
+    "daemons": [{"name": "relay", "command": "relay", "watchdog_seconds": 60}],
+}
+PRODUCER_WORKER = {
+    "project": "producer",
+    "directory": "/opt/quintet/producer",
+    "release": "aaaaaaaaaaaa",
+    "celery_app": "producer",
+    "queues": ["results"],
+    "concurrency": 1,
+    "watchdog_seconds": 60,
 }
 SERVICE_WORKER = {
     "project": "service",
@@ -35,6 +45,7 @@ SERVICE_WORKER = {
     "release": "bbbbbbbbbbbb",
     "celery_app": "service",
     "queues": ["service"],
+    "watchdog_seconds": 60,
 }
 
 # By topology and host: what it installs, listens on, may use of its memory, and which roles and projects it has.
@@ -47,7 +58,7 @@ HOSTS = {
             "host_packages": [
                 "nginx-light",
                 "postgresql-17",
-                "python3-venv",
+                "python3",
                 "rabbitmq-server",
                 "redis-server",
             ],
@@ -107,7 +118,7 @@ HOSTS = {
         "web1": {
             "host_address": "10.213.171.13",
             "tier_memory_mb": 2048,
-            "host_packages": ["nginx-light", "python3-venv"],
+            "host_packages": ["nginx-light", "python3"],
             "host_data_tiers": [],
             "host_app_tiers": ["web"],
             "projects": ["producer"],
@@ -126,10 +137,10 @@ HOSTS = {
         "worker1": {
             "host_address": "10.213.171.14",
             "tier_memory_mb": 2048,
-            "host_packages": ["python3-venv"],
+            "host_packages": ["python3"],
             "host_data_tiers": [],
             "host_app_tiers": ["celery_worker"],
-            "projects": ["service"],
+            "projects": ["producer", "service"],
             "first_projects": ["service"],
         },
     },
@@ -141,13 +152,13 @@ EXPRESSIONS = {
 # By topology: who may come to which database, seen from the host that admits.
 CLIENTS = {
     "onebox": ("box1", {"producer": [LOOPBACK], "service": [LOOPBACK]}),
-    "quintet": ("postgresql1", {"producer": ["10.213.171.13"], "service": ["10.213.171.14"]}),
+    "quintet": ("postgresql1", {"producer": ["10.213.171.13", "10.213.171.14"], "service": ["10.213.171.14"]}),
     # web1, web2, worker1 and worker2 are .11 to .14, and web2 is a worker too. The order is one that stays: `union` has
     # another one in each run, which would rewrite pg_hba.conf in each deploy.
     "wide": (
         "data1",
         {
-            "producer": ["10.213.10.11", "10.213.10.12"],
+            "producer": ["10.213.10.11", "10.213.10.12", "10.213.10.13", "10.213.10.14"],
             "service": ["10.213.10.13", "10.213.10.14", "10.213.10.12"],
         },
     ),
@@ -239,8 +250,8 @@ def test_first_hosts_among_several(wide):
     assert {host: wide.render(host, EXPRESSIONS["projects"]) for host in names} == {
         "web1": ["producer"],
         "web2": ["producer", "service"],
-        "worker1": ["service"],
-        "worker2": ["service"],
+        "worker1": ["producer", "service"],
+        "worker2": ["producer", "service"],
     }
     assert {host: wide.render(host, EXPRESSIONS["first_projects"]) for host in names} == {
         "web1": ["producer"],
@@ -266,7 +277,9 @@ def test_memory_is_shared_by_the_tiers_of_a_host(wide):
 
 def test_broker_access(each):
     host = each.hosts("rabbitmq")[0]
-    assert each.render(host, "rabbitmq_vhosts") == [{"name": "rabbit", "default_queue_type": "quorum"}]
+    assert each.render(host, "rabbitmq_vhosts") == [
+        {"name": "rabbit", "default_queue_type": "quorum", "dead_letter_queue": "parked", "delivery_limit": 5}
+    ]
     assert each.render(host, "rabbitmq_users") == [
         {
             "name": "django",
@@ -287,7 +300,9 @@ def test_web_sites(each):
 
 
 def test_workers(each):
-    assert [each.render(host, "celery_worker_workers") for host in each.hosts("worker")] == [[SERVICE_WORKER]]
+    assert [each.render(host, "celery_worker_workers") for host in each.hosts("worker")] == [
+        [PRODUCER_WORKER, SERVICE_WORKER]
+    ]
 
 
 @pytest.mark.parametrize(("group", "name"), [("web", "web_sites"), ("worker", "celery_worker_workers")])

@@ -15,7 +15,16 @@ from tests.topology import ROOT
 
 ROLES = role_names()
 # What a role may know besides its own variables: what Ansible says about the run, nothing about the inventory.
-MAGIC = {"ansible_managed", "ansible_facts", "ansible_check_mode", "role_path", "omit", "item"}
+MAGIC = {
+    "ansible_managed",
+    "ansible_facts",
+    "ansible_check_mode",
+    "ansible_playbook_python",
+    "role_path",
+    "omit",
+    "item",
+}
+LOOKUPS = ("ansible.builtin.template", "ansible.builtin.pipe")
 CONDITIONS = ("when", "that", "until", "failed_when", "changed_when")
 BLOCKS = ("block", "rescue", "always")
 SECRET = re.compile(r"password|secret|environment", re.IGNORECASE)
@@ -77,18 +86,18 @@ def parsed(text):
 
 
 def is_lookup(node):
-    """Whether a part of a template is the one call that a role may make: for the text of a template."""
+    """Whether a part of a template is a call that a role may make: a template's text, or a program's output."""
     return (
         isinstance(node, jinja2.nodes.Call)
         and isinstance(node.node, jinja2.nodes.Name)
         and node.node.name == "lookup"
         and isinstance(node.args[0], jinja2.nodes.Const)
-        and node.args[0].value == "ansible.builtin.template"
+        and node.args[0].value in LOOKUPS
     )
 
 
 def names(texts):
-    """The variables that templates use and do not set; `lookup` too, where it is for anything but a template."""
+    """The variables that templates use and do not set; `lookup` too, where it is for anything else than LOOKUPS."""
     found = set()
     for tree in map(parsed, texts):
         undeclared = jinja2.meta.find_undeclared_variables(tree)
@@ -101,6 +110,8 @@ def names(texts):
 
 def looked_up(role, node):
     """The files of the templates that a lookup is for; a part of the name that is no constant is any."""
+    if node.args[0].value != "ansible.builtin.template":
+        return []
     parts = node.args[1].nodes if isinstance(node.args[1], jinja2.nodes.Concat) else [node.args[1]]
     wanted = "".join(part.value if isinstance(part, jinja2.nodes.Const) else "*" for part in parts)
     found = sorted((ROOT / f"roles/{role}/templates").glob(wanted))

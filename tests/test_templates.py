@@ -33,6 +33,7 @@ TEMPLATES = {
     "rabbitmq/rabbitmq.conf.j2": ("rabbitmq", None),
     "redis/redis.conf.j2": ("redis", "redis_instances"),
     "redis/users.acl.j2": ("redis", None),
+    "web/daemon.service.j2": ("web", "__web_daemons"),
     "web/gunicorn.service.j2": ("web", "web_sites"),
     "web/gunicorn.socket.j2": ("web", "web_sites"),
     "web/nginx.conf.j2": ("web", None),
@@ -138,6 +139,7 @@ FILES = {
         "/etc/rabbitmq/rabbitmq.conf": ("rabbitmq.conf.j2", 0, "rabbitmq", "0640"),
         "/etc/rabbitmq/rabbitmq-env.conf": ("rabbitmq-env.conf.j2", 0, "rabbitmq", None),
         "/etc/rabbitmq/enabled_plugins": ("enabled_plugins.j2", 0, "rabbitmq", None),
+        "/etc/rabbitmq/definitions.json": (None, 0, "rabbitmq", None),
         f"{UNITS}/epmd.socket": ("epmd.socket.j2", 0, None, None),
     },
     "web": {
@@ -145,10 +147,13 @@ FILES = {
         "/etc/nginx/sites-enabled/default": (None, 0, None, None),
         f"{UNITS}/gunicorn-producer.socket": ("gunicorn.socket.j2", 0, None, None),
         f"{UNITS}/gunicorn-producer.service": ("gunicorn.service.j2", 0, None, None),
+        f"{UNITS}/relay-producer.service": ("daemon.service.j2", 0, None, None),
         "/opt/quintet/producer/current": ("releases/aaaaaaaaaaaa", 0, None, None),
     },
     "celery_worker": {
-        f"{UNITS}/celery-service.service": ("celery.service.j2", 0, None, None),
+        f"{UNITS}/celery-producer.service": ("celery.service.j2", 0, None, None),
+        "/opt/quintet/producer/current": ("releases/aaaaaaaaaaaa", 0, None, None),
+        f"{UNITS}/celery-service.service": ("celery.service.j2", 1, None, None),
         "/opt/quintet/service/current": ("releases/bbbbbbbbbbbb", 0, None, None),
     },
 }
@@ -167,7 +172,9 @@ def test_files(each, role):
     expected = []
     for path, (source, turn, group, mode) in FILES[role].items():
         file = {"path": path, "group": group, "mode": mode}
-        if source is None:
+        if path.endswith(".json"):
+            file["content"] = "{}"
+        elif source is None:
             file["absent"] = True
         elif source.endswith(".j2"):
             file["secret" if path in SECRET_FILES else "content"] = render(each, f"{role}/{source}")[turn]
@@ -237,19 +244,28 @@ UNITS_OF = {
             ],
         },
         {
+            "name": "relay-producer.service",
+            "restart_after": [
+                f"{UNITS}/relay-producer.service",
+                "/opt/quintet/producer/environment",
+                "/opt/quintet/producer/current",
+            ],
+        },
+        {
             "name": "nginx.service",
             "reload_after": ["/etc/nginx/conf.d/quintet.conf", "/etc/nginx/sites-enabled"],
         },
     ],
     "celery_worker": [
         {
-            "name": "celery-service.service",
+            "name": f"celery-{project}.service",
             "restart_after": [
-                f"{UNITS}/celery-service.service",
-                "/opt/quintet/service/environment",
-                "/opt/quintet/service/current",
+                f"{UNITS}/celery-{project}.service",
+                f"/opt/quintet/{project}/environment",
+                f"/opt/quintet/{project}/current",
             ],
         }
+        for project in ("producer", "service")
     ],
 }
 
@@ -292,12 +308,15 @@ ADMITTED = {
     "quintet": {
         PEER,
         ("host", "producer", "producer", "10.213.171.13/32", "scram-sha-256"),
+        ("host", "producer", "producer", "10.213.171.14/32", "scram-sha-256"),
         ("host", "service", "service", "10.213.171.14/32", "scram-sha-256"),
     },
     "wide": {
         PEER,
         ("host", "producer", "producer", "10.213.10.11/32", "scram-sha-256"),
         ("host", "producer", "producer", "10.213.10.12/32", "scram-sha-256"),
+        ("host", "producer", "producer", "10.213.10.13/32", "scram-sha-256"),
+        ("host", "producer", "producer", "10.213.10.14/32", "scram-sha-256"),
         ("host", "service", "service", "10.213.10.12/32", "scram-sha-256"),
         ("host", "service", "service", "10.213.10.13/32", "scram-sha-256"),
         ("host", "service", "service", "10.213.10.14/32", "scram-sha-256"),
@@ -499,7 +518,7 @@ def test_quintet_manage_runs_a_command_in_a_release(onebox, tmp_path, arguments,
 
 
 def test_celery_unit(each):
-    [text] = render(each, "celery_worker/celery.service.j2")
+    _, text = render(each, "celery_worker/celery.service.j2")
     service = unit(text)["Service"]
     assert service["ExecStart"].split() == [
         *("/opt/quintet/service/current/venv/bin/celery", "--app", "service", "worker"),
@@ -510,6 +529,7 @@ def test_celery_unit(each):
     assert service["KillMode"] == "mixed", "SIGTERM to the main process alone is the warm stop"
     assert int(service["TimeoutStopSec"]) > 600
     assert (service["MemoryHigh"], service["MemoryMax"]) == ("819M", "1024M")
+    assert (service["Type"], service["NotifyAccess"], service["WatchdogSec"]) == ("notify", "main", "60")
 
 
 def test_celery_unit_with_every_key(onebox):
@@ -521,6 +541,24 @@ def test_celery_unit_with_every_key(onebox):
     service = unit(text)["Service"]
     assert "--queues p,q --concurrency 3 " in service["ExecStart"]
     assert (service["TimeoutStopSec"], service["MemoryHigh"], service["MemoryMax"]) == ("7", "80M", "100M")
+    assert (service["Type"], "WatchdogSec" in service) == ("exec", False), "not every project speaks to systemd"
+
+
+def test_daemon_unit(each):
+    [text] = render(each, "web/daemon.service.j2")
+    service = unit(text)["Service"]
+    assert service["ExecStart"] == "/opt/quintet/producer/current/venv/bin/python manage.py relay"
+    assert_unit_of_project(service, "producer")
+    assert (service["Type"], service["NotifyAccess"], service["WatchdogSec"]) == ("notify", "main", "60")
+
+
+def test_daemon_unit_with_every_key(onebox):
+    daemon = {"name": "d", "command": "run --all", "memory_max_mb": 100}
+    sites = [{"project": "x", "directory": "/x", "daemons": [daemon]}, {"project": "y", "directory": "/y"}]
+    [text] = render(onebox, "web/daemon.service.j2", web_sites=sites)
+    service = unit(text)["Service"]
+    assert service["ExecStart"] == "/x/current/venv/bin/python manage.py run --all"
+    assert (service["Type"], service["MemoryHigh"], service["MemoryMax"]) == ("exec", "80M", "100M")
 
 
 def test_gunicorn_unit(each):
@@ -573,6 +611,7 @@ def test_nginx_serves_the_site(each):
     assert ("alias", "/opt/quintet/producer/current/static/") in server
     assert ("proxy_pass", "http://producer") in server
     assert "server unix:/run/gunicorn-producer.sock fail_timeout=0;" in text
+    assert ("proxy_set_header", "X-Real-IP $remote_addr") in server
 
 
 def test_nginx_serves_several_sites_and_the_first_by_default(onebox):

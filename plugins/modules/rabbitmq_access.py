@@ -5,10 +5,11 @@ DOCUMENTATION = r"""
 module: rabbitmq_access
 short_description: Users, vhosts, permissions and tags of a broker
 description:
-  - Reads the whole state once (C(rabbitmqctl export_definitions)), compares, and writes only the difference.
+  - Reads the whole state once (C(rabbitmqctl export_definitions)), compares, and writes only the difference, in one
+    call (C(rabbitmqctl import_definitions)); what goes, goes by a command of its own.
   - Converges a broker that is not empty. A changed password, permission or tag reaches it, in place.
   - A declared user has exactly the declared permissions and tags. What is not declared is left alone.
-  - Passwords reach C(rabbitmqctl) on standard input, never in its arguments.
+  - Passwords reach C(rabbitmqctl) as salted hashes on standard input, never in its arguments.
   - Runs as the user C(rabbitmq). As root, Debian's C(rabbitmqctl) hands its arguments to a shell, which expands them.
 options:
   vhosts:
@@ -23,6 +24,16 @@ options:
         type: str
         choices: [classic, quorum, stream]
         default: quorum
+      dead_letter_queue:
+        description:
+          - Queue, with an exchange of its name, that keeps what the vhost's quorum queues delivered too often, or what
+            a consumer refused. Empty for none.
+        type: str
+        default: ""
+      delivery_limit:
+        description: How often a message that comes back is delivered again before it is a dead letter.
+        type: int
+        default: 5
       state: {description: Whether it is there., type: str, choices: [present, absent], default: present}
   users:
     description: The users.
@@ -62,8 +73,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-commands:
-  description: The rabbitmqctl commands that made the difference, without secrets.
+changes:
+  description: What made the difference, without secrets.
   type: list
   returned: always
 """
@@ -72,11 +83,26 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 
 from ansible.module_utils.basic import AnsibleModule
 
 HASHES = {"rabbit_password_hashing_sha256": hashlib.sha256, "rabbit_password_hashing_sha512": hashlib.sha512}
 RIGHTS = ("configure", "write", "read")
+# The name of the policy with the limit of deliveries.
+POLICY = "dead-letters"
+# What tells one definition from another of its kind.
+KEYS = {
+    "vhosts": ("name",),
+    "users": ("name",),
+    "permissions": ("vhost", "user"),
+    "exchanges": ("vhost", "name"),
+    "queues": ("vhost", "name"),
+    "bindings": ("vhost", "source", "destination"),
+    "policies": ("vhost", "name"),
+}
+# What cannot be changed where it exists.
+LASTING = ("exchanges", "queues", "bindings")
 
 
 def password_matches(password, password_hash, algorithm):
@@ -87,75 +113,163 @@ def password_matches(password, password_hash, algorithm):
     return hmac.compare_digest(salted[4:], HASHES[algorithm](salted[:4] + password.encode()).digest())
 
 
+def password_hash(password):
+    """A new hash of the password, as the broker makes it."""
+    salt = os.urandom(4)
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
 def observed(definitions):
-    """The part of the broker's definitions that this module answers for, by name."""
-    users = {}
-    for user in definitions["users"]:
+    """The broker's definitions by kind and key, each in the form in which it is declared."""
+    found = {kind: {key(kind, one): one for one in definitions.get(kind, [])} for kind in KEYS}
+    for user in found["users"].values():
         tags = user["tags"].split(",") if isinstance(user["tags"], str) else user["tags"]
-        users[user["name"]] = {
-            "tags": sorted(tag for tag in tags if tag),
-            "permissions": {},
-            "password": (user.get("password_hash"), user.get("hashing_algorithm")),
-        }
-    for grant in definitions["permissions"]:
-        users[grant["user"]]["permissions"][grant["vhost"]] = tuple(grant[right] for right in RIGHTS)
-    vhosts = {}
-    for vhost in definitions["vhosts"]:
+        user["tags"] = sorted(tag for tag in tags if tag)
+    for vhost in found["vhosts"].values():
         kind = vhost.get("default_queue_type") or vhost.get("metadata", {}).get("default_queue_type")
-        vhosts[vhost["name"]] = kind if kind and kind != "undefined" else "classic"
-    return users, vhosts
+        vhost["default_queue_type"] = kind if kind and kind != "undefined" else "classic"
+    return found
 
 
-def difference(users, vhosts, wanted_users, wanted_vhosts):
-    """The commands, as (arguments, standard input or None), that lead from what is observed to what is wanted.
+def key(kind, one):
+    """What tells this definition from others of its kind."""
+    return tuple(one[name] for name in KEYS[kind])
 
-    Vhosts are made before the users that need them, and go after them.
+
+def declared(users, vhosts):
+    """The definitions that are wanted, by kind, in the form of RabbitMQ's definition files. Users have a `password`."""
+    wanted = {kind: [] for kind in KEYS}
+    for vhost in vhosts:
+        if vhost["state"] == "present":
+            name, kind = vhost["name"], vhost["default_queue_type"]
+            wanted["vhosts"].append({"name": name, "default_queue_type": kind})
+            if vhost["dead_letter_queue"]:
+                for kind, one in dead_letters(vhost["dead_letter_queue"], vhost["delivery_limit"]).items():
+                    wanted[kind].append({"vhost": name, **one})
+    for user in users:
+        if user["state"] == "present":
+            wanted["users"].append({"name": user["name"], "password": user["password"], "tags": sorted(user["tags"])})
+            for vhost, grant in user["permissions"].items():
+                rights = {right: grant.get(right, "^$") for right in RIGHTS}
+                wanted["permissions"].append({"user": user["name"], "vhost": vhost, **rights})
+    return wanted
+
+
+def dead_letters(name, limit):
+    """A queue for messages that were delivered too often or refused, and the policy that sends them there, safely.
+
+    Celery's own queues for delayed tasks have dead letters for another purpose.
     """
-    commands = []
-    for vhost in wanted_vhosts:
-        name, kind = vhost["name"], vhost["default_queue_type"]
-        if vhost["state"] == "absent":
-            continue
-        if name not in vhosts:
-            commands.append((["add_vhost", name, "--default-queue-type", kind], None))
-        elif vhosts[name] != kind:
-            commands.append((["update_vhost_metadata", name, "--default-queue-type", kind], None))
-    for user in wanted_users:
-        name, found = user["name"], users.get(user["name"])
-        if user["state"] == "absent":
-            if found:
-                commands.append((["delete_user", name], None))
-            continue
-        if not found:
-            commands.append((["add_user", name], user["password"]))
-            found = {"tags": [], "permissions": {}}
-        elif not password_matches(user["password"], *found["password"]):
-            commands.append((["change_password", name], user["password"]))
-        if found["tags"] != sorted(user["tags"]):
-            commands.append((["set_user_tags", name, *sorted(user["tags"])], None))
-        for vhost, grant in user["permissions"].items():
-            rights = tuple(grant.get(right, "^$") for right in RIGHTS)
-            if found["permissions"].get(vhost) != rights:
-                commands.append((["set_permissions", "--vhost", vhost, name, *rights], None))
-        for vhost in sorted(found["permissions"].keys() - user["permissions"].keys()):
-            commands.append((["clear_permissions", "--vhost", vhost, name], None))
-    for vhost in wanted_vhosts:
-        if vhost["state"] == "absent" and vhost["name"] in vhosts:
-            commands.append((["delete_vhost", vhost["name"]], None))
-    return commands
-
-
-def described(users, vhosts, names):
-    """The observed state of the declared names, without password hashes, for the diff."""
-    state = {
-        "users": {},
-        "vhosts": {name: {"default_queue_type": kind} for name, kind in vhosts.items() if name in names},
+    return {
+        "exchanges": {"name": name, "type": "fanout", "durable": True, "auto_delete": False, "arguments": {}},
+        "queues": {"name": name, "durable": True, "auto_delete": False, "arguments": {"x-queue-type": "quorum"}},
+        "bindings": {
+            "source": name,
+            "destination": name,
+            "destination_type": "queue",
+            "routing_key": "",
+            "arguments": {},
+        },
+        "policies": {
+            "name": POLICY,
+            "pattern": f"^(?!celery_delayed_|{name}$)",
+            "apply-to": "quorum_queues",
+            "priority": 0,
+            "definition": {
+                "delivery-limit": limit,
+                "dead-letter-exchange": name,
+                "dead-letter-strategy": "at-least-once",
+                "overflow": "reject-publish",
+            },
+        },
     }
-    for name, user in users.items():
-        if name in names:
-            grants = {vhost: dict(zip(RIGHTS, grant, strict=True)) for vhost, grant in user["permissions"].items()}
-            state["users"][name] = {"tags": user["tags"], "permissions": grants}
-    return state
+
+
+def missing(found, wanted):
+    """What of the wanted definitions the broker lacks or has otherwise, by kind, with the fields that differ."""
+    lacks = {}
+    for kind, ones in wanted.items():
+        for one in ones:
+            there = found[kind].get(key(kind, one))
+            if there is None:
+                lacks.setdefault(kind, []).append((one, []))
+            elif kind not in LASTING and (fields := [name for name in one if not same(name, there, one)]):
+                lacks.setdefault(kind, []).append((one, fields))
+    return lacks
+
+
+def same(field, there, one):
+    """Whether a field of a definition is as wanted."""
+    if field == "password":
+        return password_matches(one["password"], there.get("password_hash"), there.get("hashing_algorithm"))
+    return there.get(field) == one[field]
+
+
+def document(lacks):
+    """A definitions file of what the broker lacks. Passwords are in it as hashes only."""
+    content = {kind: [dict(one) for one, _ in ones] for kind, ones in lacks.items()}
+    for user in content.get("users", []):
+        user |= {
+            "password_hash": password_hash(user.pop("password")),
+            "hashing_algorithm": "rabbit_password_hashing_sha256",
+        }
+    for vhost in content.get("vhosts", []):
+        vhost["metadata"] = {"default_queue_type": vhost["default_queue_type"]}
+    return json.dumps(content)
+
+
+def surplus(found, wanted, users, vhosts):
+    """The rabbitmqctl commands that remove what is declared absent, and what a declared user has beyond it."""
+    names = {one["name"] for one in wanted["users"]}
+    grants = {key("permissions", one) for one in wanted["permissions"]}
+    policies = {key("policies", one) for one in wanted["policies"]}
+    for vhost, name in found["policies"]:
+        if (
+            name == POLICY
+            and (vhost,) in {key("vhosts", one) for one in wanted["vhosts"]}
+            and (vhost, name) not in policies
+        ):
+            yield ["clear_policy", "--vhost", vhost, name]
+    for user in users:
+        if user["state"] == "absent" and (user["name"],) in found["users"]:
+            yield ["delete_user", user["name"]]
+    for vhost, user in sorted(found["permissions"]):
+        if user in names and (vhost, user) not in grants:
+            yield ["clear_permissions", "--vhost", vhost, user]
+    for vhost in vhosts:
+        if vhost["state"] == "absent" and (vhost["name"],) in found["vhosts"]:
+            yield ["delete_vhost", vhost["name"]]
+
+
+def told(lacks, commands):
+    """The changes in words, without secrets: what is imported, and the commands."""
+    for kind, ones in lacks.items():
+        for one, fields in ones:
+            yield f"{kind}: {' '.join(key(kind, one))}" + (f" ({', '.join(fields)})" if fields else "")
+    for arguments in commands:
+        yield "rabbitmqctl " + " ".join(arguments)
+
+
+def described(found, names):
+    """The observed state of the declared users and vhosts, without password hashes, for the diff."""
+    return {
+        "users": {user["name"]: {"tags": user["tags"]} for user in found["users"].values() if user["name"] in names},
+        "permissions": {
+            f"{user} in {vhost}": {right: one[right] for right in RIGHTS}
+            for (vhost, user), one in found["permissions"].items()
+            if user in names
+        },
+        "vhosts": {
+            vhost["name"]: {"default_queue_type": vhost["default_queue_type"]}
+            for vhost in found["vhosts"].values()
+            if vhost["name"] in names
+        },
+        "policies": {
+            f"{name} in {vhost}": one["definition"]
+            for (vhost, name), one in found["policies"].items()
+            if vhost in names and name == POLICY
+        },
+    }
 
 
 def contradictions(params):
@@ -176,16 +290,18 @@ class Broker:
     def __init__(self, module):
         self.module = module
 
-    def rabbitmqctl(self, arguments, secret=None):
-        # rabbitmqctl reads a password only where the command and the user's name are its only arguments; with an
-        # option more it waits for ever.
-        code, out, err = self.module.run_command(["rabbitmqctl", *arguments], data=secret)
+    def rabbitmqctl(self, arguments, data=None):
+        code, out, err = self.module.run_command(["rabbitmqctl", *arguments], data=data)
         if code:
             self.module.fail_json(msg=f"rabbitmqctl {' '.join(arguments)}: {(err or out).strip()}")
         return out
 
     def read(self):
         return observed(json.loads(self.rabbitmqctl(["export_definitions", "-", "--format", "json", "--quiet"])))
+
+    def write(self, definitions):
+        # Named as a file, because rabbitmqctl closes its standard input for commands that it does not expect to read it.
+        self.rabbitmqctl(["import_definitions", "/dev/stdin", "--format", "json", "--quiet"], definitions)
 
     def messages(self, vhost):
         rows = json.loads(
@@ -210,6 +326,8 @@ def main():
                         "choices": ["classic", "quorum", "stream"],
                         "default": "quorum",
                     },
+                    "dead_letter_queue": {"type": "str", "default": ""},
+                    "delivery_limit": {"type": "int", "default": 5},
                     "state": state,
                 },
             },
@@ -233,28 +351,28 @@ def main():
     if wrong:
         module.fail_json(msg="; ".join(wrong))
 
-    users, vhosts = broker.read()
+    found, wanted = broker.read(), declared(params["users"], params["vhosts"])
     names = {one["name"] for one in params["users"] + params["vhosts"]}
-    before = described(users, vhosts, names)
-    commands = difference(users, vhosts, params["users"], params["vhosts"])
+    before = described(found, names)
+    lacks, commands = missing(found, wanted), list(surplus(found, wanted, params["users"], params["vhosts"]))
     if not params["delete_vhosts_with_messages"]:
-        for arguments, _ in commands:
+        for arguments in commands:
             if arguments[0] == "delete_vhost" and broker.messages(arguments[1]):
                 module.fail_json(
                     msg=f"vhosts: {arguments[1]} still has messages in its queues. "
                     "To lose them, confirm with -e rabbitmq_delete_vhosts_with_messages=true."
                 )
-    shown = ["rabbitmqctl " + " ".join(arguments) for arguments, _ in commands]
-    if commands and not module.check_mode:
-        for arguments, secret in commands:
-            broker.rabbitmqctl(arguments, secret)
-        after = described(*broker.read(), names) if module._diff else {}
-    else:
-        after = before
+    after, changes = before, list(told(lacks, commands))
+    if changes and not module.check_mode:
+        if lacks:
+            broker.write(document(lacks))
+        for arguments in commands:
+            broker.rabbitmqctl(arguments)
+        after = described(broker.read(), names) if module._diff else {}
     module.exit_json(
-        changed=bool(commands),
-        commands=shown,
-        diff={"before": before, "after": dict(after, commands=shown)} if commands else {},
+        changed=bool(changes),
+        changes=changes,
+        diff={"before": before, "after": dict(after, changes=changes)} if changes else {},
     )
 
 
