@@ -10,7 +10,7 @@ inventory = -i inventories/$(TOPOLOGY).yml -i inventories/containers.yml
 # Everything runs from the virtual environment, which Molecule wants to be the active one.
 run = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: help deploy destroy test test-fast test-app lint molecule bench-deploy lock clean FORCE
+.PHONY: help deploy destroy test test-fast test-app lint molecule bench-deploy bench-jobs chaos-controls lock clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -39,9 +39,12 @@ lint: .venv/test ## Ansible, YAML, Python and shell
 test-fast: .venv/test ## What needs no container: contract, templates, specs, purity, documents
 	$(run) pytest tests
 
-test-app: .venv/test ## The unit tests of the Django projects
-	cd app/producer && $(run) pytest
-	cd app/service && $(run) pytest
+test-app: .venv/test ## The tests of the Django projects, on real services in a container (KEEP=1 leaves it running)
+	@command -v "$${CHROMIUM:-chromium}" google-chrome >/dev/null || tests/install-chromium.sh
+	@tests/services.sh status >/dev/null 2>&1 || [ -n "$${KEEP:-}" ] || trap 'tests/services.sh stop' EXIT; \
+	tests/services.sh start; \
+	(cd app/producer && $(run) pytest); \
+	(cd app/service && $(run) pytest)
 
 molecule: .venv/test ## Each topology: create, deploy, deploy again, verify, destroy
 	@playbooks/nodes/engine.sh
@@ -51,6 +54,15 @@ molecule: .venv/test ## Each topology: create, deploy, deploy again, verify, des
 bench-deploy: .venv/deploy ## Time of a deploy against plain shell, on fresh nodes
 	@playbooks/nodes/engine.sh
 	$(run) python bench/deploy.py
+
+chaos-controls: .venv/test ## Show that the tests of faults can fail, on a quintet of their own
+	QUINTET_STACK=controls $(MAKE) TOPOLOGY=quintet deploy
+	QUINTET_STACK=controls ANSIBLE_INVENTORY=inventories/quintet.yml,inventories/containers.yml $(run) python -m verify.controls
+	QUINTET_STACK=controls $(MAKE) TOPOLOGY=quintet destroy
+
+bench-jobs: .venv/test ## Time of a job against a bare Celery loop and the original design, on fresh nodes
+	@playbooks/nodes/engine.sh
+	$(run) python bench/jobs.py
 
 lock: .venv/test ## Pin the requirements by hash
 	tests/lock.sh

@@ -30,9 +30,14 @@ TOPOLOGY = Topology(*SOURCES)
 PIP = ["python3-venv"]
 
 
-def playbook(name, **environment):
+def playbook(name, *arguments, **environment):
     """Run a playbook quietly; gives the seconds it took."""
-    command = ["ansible-playbook", *(f"--inventory={source}" for source in SOURCES), f"playbooks/{name}.yml"]
+    command = [
+        "ansible-playbook",
+        *(f"--inventory={source}" for source in SOURCES),
+        f"playbooks/{name}.yml",
+        *arguments,
+    ]
     started = time.monotonic()
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
     if result.returncode:

@@ -69,6 +69,12 @@ FAILURES = {
         {"python3": OLD_PYTHON},
         ["Python 3.10.12 is too old", "make PYTHON="],
     ),
+    "no services": (
+        ["../../tests/services.sh", "status"],
+        {"docker": FAILS},
+        ["do not run", "tests/services.sh start"],
+    ),
+    "services without a command": (["../../tests/services.sh"], {}, ["start", "stop", "status"]),
     "a python without venv": (
         ["venv.sh", "python3", "x.txt"],
         {"python3": BARE_PYTHON, "id": USER},

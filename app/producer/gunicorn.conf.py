@@ -4,11 +4,13 @@ It binds to nothing here: systemd opens the socket and hands it over.
 """
 
 import os
+import threading
 from pathlib import Path
 
 worker_class = "gthread"
 workers = int(os.environ.get("WEB_CONCURRENCY") or min(2 * (os.cpu_count() or 1), 4))
-threads = 4
+# So many of them may wait for results at the same time as API_WAITERS says; the others serve.
+threads = 8
 # Loaded once, before the workers part: they start sooner and share what they do not change.
 preload_app = True
 
@@ -24,3 +26,10 @@ control_socket_disable = True
 
 accesslog = None  # nginx keeps it
 errorlog = "-"
+
+
+def post_worker_init(worker):
+    """Let the status page of every web host know of this one."""
+    from jobs.status import seen  # not before Django is ready
+
+    threading.Thread(target=seen.beat, name="beat", daemon=True).start()

@@ -300,7 +300,7 @@ class Broker:
         return observed(json.loads(self.rabbitmqctl(["export_definitions", "-", "--format", "json", "--quiet"])))
 
     def write(self, definitions):
-        # Named as a file, because rabbitmqctl closes its standard input for commands that it does not expect to read it.
+        # Named as a file: rabbitmqctl closes its standard input for commands that it does not expect to read it.
         self.rabbitmqctl(["import_definitions", "/dev/stdin", "--format", "json", "--quiet"], definitions)
 
     def messages(self, vhost):

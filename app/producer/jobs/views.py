@@ -1,41 +1,60 @@
-"""The pages: the form, a job, and the health of the tiers."""
+"""The pages: the form, a job, lists of jobs, the status of the tiers."""
 
 import logging
+import sys
+from datetime import UTC, datetime
+from itertools import chain
 
 from django.conf import settings
-from django.core.cache import cache
-from django.http import HttpResponse, JsonResponse
+from django.contrib.admin.views.decorators import staff_member_required
+from django.core.exceptions import BadRequest
+from django.db import InterfaceError, OperationalError
+from django.http import JsonResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.defaults import server_error as default_server_error
 
-from . import broker, health, results
+from . import listing, results, services
+from .api.limits import patience
 from .forms import JobForm
-from .models import Job
+from .models import Job, ParkedTask
+from .status import picture
+from .status.questions import COUNTED
+from .status.watch import watch
 
 logger = logging.getLogger(__name__)
 
 SHOWN = 5
-COUNT_SECONDS = 10
+MINE = 50
+FIELDS = (
+    *("id", "state", "first", "second", "work_seconds", "delay_seconds", "attempt"),
+    *("result", "reason", "worker", "created_at", "started_at", "finished_at"),
+)
 
 
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def index(request):
-    """The form. A valid post becomes a row, then a task, and leads to the job's own page."""
-    form = JobForm(request.POST if request.method == "POST" else None, label_suffix="")
+    """The form. A valid post is accepted, waits a moment for its result, and leads to the job's own page."""
+    form = JobForm(request.POST if request.method == "POST" else None)
     if not form.is_valid():
-        context = {"form": form, "mine": _mine(request), "latest": Job.objects.all()[:SHOWN], "done": _done()}
+        done = Job.objects.filter(state=Job.State.DONE)[:COUNTED].count()
+        context = {"form": form, "mine": _mine(request)[:SHOWN], "latest": Job.objects.all()[:SHOWN], "done": done}
         return render(request, "jobs/index.html", context, status=422 if form.is_bound else 200)
-
-    job = form.save()  # committed before its task is sent: no worker can be faster than the row
-    request.session["jobs"] = [str(job.pk), *request.session.get("jobs", [])][:SHOWN]
     try:
-        broker.publish("adding_task", [job.first, job.second], task_id=str(job.pk))
-    except broker.PublishError as exc:
-        job.finish(Job.State.FAILED, reason=str(exc))
-        return render(request, "jobs/job.html", {"job": job}, status=503)
-    _look(job, settings.RESULT_WAIT_SECONDS)
+        job, _ = services.accept(**form.content(), key=form.idempotency_key())
+    except (OperationalError, InterfaceError) as exc:
+        logger.error("No job is accepted: PostgreSQL fails: %s", type(exc).__name__)
+        # With the same key: should it have been accepted after all, the next post leads to it.
+        return render(request, "jobs/index.html", {"form": form, "unavailable": True}, status=503)
+    known = [pk for pk in request.session.get("jobs", []) if pk != str(job.pk)]
+    request.session["jobs"] = [str(job.pk), *known][:MINE]
+    if job.waiting and job.delay_seconds + job.work_seconds < settings.RESULT_WAIT_SECONDS:
+        with patience(settings.RESULT_WAIT_SECONDS) as seconds:
+            results.live(job, seconds)
     return redirect(job)
 
 
@@ -43,48 +62,156 @@ def index(request):
 @require_safe
 def job_page(request, pk):
     """One job, for people."""
-    return render(request, "jobs/job.html", {"job": _look(get_object_or_404(Job, pk=pk))})
+    job = _live(pk)
+    return render(request, "jobs/job.html", {"job": job, "timeline": timeline(job)})
 
 
 @never_cache
 @require_safe
 def job_json(request, pk):
-    """One job, for programs."""
-    job = _look(get_object_or_404(Job, pk=pk))
-    fields = ("id", "state", "first", "second", "result", "reason", "worker", "created_at", "finished_at")
-    return JsonResponse({field: getattr(job, field) for field in fields})
+    """One job, for programs; `stage` says more about the state than the API does."""
+    job = _live(pk)
+    return JsonResponse({field: getattr(job, field) for field in FIELDS} | {"stage": job.stage})
+
+
+@require_POST
+def retry(request, pk):
+    """Try a job again, which everybody may who may see it."""
+    job = get_object_or_404(Job, pk=pk)
+    services.retry(job)
+    return redirect(job)
 
 
 @never_cache
 @require_safe
-def healthz(request):
-    """Whether every tier works: 200 or 503, and which one does not."""
-    report = health.report()
-    return JsonResponse(report, status=200 if report["status"] == "ok" else 503)
+def mine(request):
+    """The jobs that were sent from this browser."""
+    return render(request, "jobs/jobs.html", {"title": "My jobs", "mine": True, "most": MINE, "jobs": _mine(request)})
 
 
 @never_cache
 @require_safe
-def live(request):
-    """Whether this process works; it asks nobody else."""
-    return HttpResponse("ok", content_type="text/plain")
+def every_job(request):
+    """All jobs, found by text and state, in pages."""
+    context = {"title": "All jobs", "states": Job.State.choices}
+    return render(request, "jobs/jobs.html", context | listing.find(request.GET))
 
 
-def _look(job, seconds=0.0):
+@never_cache
+@require_safe
+def parked(request):
+    """Dead letters that are no jobs. What is in them is for staff."""
+    tasks, older = listing.parked(request.GET.get("older", ""))
+    context = {"tasks": tasks, "older": older, "newer": "older" in request.GET, "staff": request.user.is_staff}
+    return render(request, "jobs/parked.html", context)
+
+
+@require_POST
+@staff_member_required
+def retry_parked(request, pk):
+    """Send a dead letter again: staff only, since nobody here knows what it does."""
+    services.retry_parked(get_object_or_404(ParkedTask, pk=pk))
+    return redirect("jobs:parked")
+
+
+@never_cache
+@require_safe
+def results_text(request):
+    """Every result there is, a line each, the oldest first; with `?since=` those from a time on (ISO 8601)."""
     try:
-        results.collect(job, seconds)
-    except results.UNREACHABLE as exc:
-        logger.warning("Could not ask for the result of %s: %s: %s", job.pk, type(exc).__name__, exc)
+        since = datetime.fromisoformat(request.GET["since"]) if "since" in request.GET else None
+    except ValueError:
+        raise BadRequest("since is no time") from None
+    lines = results.stream(since if since is None or since.tzinfo else since.replace(tzinfo=UTC))
+    first = next(lines, b"")  # a PostgreSQL that is away shows now, while it can still be said
+    return StreamingHttpResponse(chain([first], lines), content_type="text/plain; charset=utf-8")
+
+
+@never_cache
+@require_safe
+def status(request):
+    """The tiers, in a picture and in words. Asks for no session: this page must work without PostgreSQL."""
+    return render(request, "jobs/status.html", _status())
+
+
+@never_cache
+@require_safe
+def status_json(request):
+    """The same as data, with what the page shows of it as HTML."""
+    context = _status()
+    return JsonResponse(context["status"] | {"html": render_to_string("jobs/status_live.html", context)})
+
+
+def server_error(request):
+    """The last resort. What PostgreSQL broke outside of a view, such as keeping the session, is no mistake of ours."""
+    if isinstance(sys.exc_info()[1], (OperationalError, InterfaceError)):
+        return unavailable(request)
+    return default_server_error(request)
+
+
+def unavailable(request):
+    """PostgreSQL does not answer. A page that was only looked at tries again by itself."""
+    context = {"retry": request.method in ("GET", "HEAD")}
+    response = render(request, "503.html", context, status=503)
+    response["Retry-After"], response["Cache-Control"] = "5", "no-store"
+    return response
+
+
+def timeline(job):
+    """What happened to a job so far, for people: steps, each with the time that it took to get there."""
+    steps = [
+        {"title": "Accepted", "state": "done", "when": job.created_at, "seconds": None, "words": "kept in PostgreSQL"}
+    ]
+    if job.attempt > 1:
+        steps.append(
+            {"title": f"Sent again, attempt {job.attempt}", "state": "done", "when": job.due_at, "seconds": None}
+        )
+    sent = steps[-1]["when"]
+    if job.started_at:
+        seconds = (job.started_at - sent).total_seconds()
+        words = "until a worker had it" + (f", {job.delay_seconds} s of it as asked" if job.delay_seconds else "")
+        title = f"Started by {job.worker}" if job.worker else "Started"
+        steps.append({"title": title, "state": "done", "when": job.started_at, "seconds": seconds, "words": words})
+    if job.waiting:
+        steps.append(
+            {"title": "Waiting", "state": "waiting", "when": None, "seconds": None, "words": STAGES[job.stage]}
+        )
+    else:
+        since = job.started_at or sent
+        seconds = (job.finished_at - since).total_seconds()
+        title, words = job.get_state_display(), "of work" if job.started_at else "in all"
+        steps.append({"title": title, "state": job.state, "when": job.finished_at, "seconds": seconds, "words": words})
+    return steps
+
+
+STAGES = {"kept": "for RabbitMQ to take it", "delayed": "as long as you asked", "sent": "for a worker"}
+
+
+def _live(pk):
+    """The job as it is, and its `stage`: its state, or how far one got that is not at home yet."""
+    job = get_object_or_404(Job, pk=pk)
+    job.stage = job.state
+    if job.waiting and not results.live(job).waiting:
+        job.stage = "shown"  # by Redis; the row will know more
+    elif job.waiting and job.outbox.exists():
+        job.stage = "kept"
+    elif job.waiting:
+        job.stage = "delayed" if job.due_at > timezone.now() else "sent"
     return job
 
 
 def _mine(request):
-    return Job.objects.filter(pk__in=request.session.get("jobs", []))
+    order = request.session.get("jobs", [])
+    jobs = Job.objects.in_bulk(order)
+    found = {str(pk): job for pk, job in jobs.items()}
+    return [found[pk] for pk in order if pk in found]
 
 
-def _done():
-    count = cache.get("jobs_done")
-    if count is None:
-        count = Job.objects.filter(state=Job.State.DONE).count()
-        cache.set("jobs_done", count, COUNT_SECONDS)
-    return count
+def _status():
+    seen = watch.current()
+    return {
+        "status": seen,
+        "wide": picture.wide(seen),
+        "tall": picture.tall(seen),
+        "plot": picture.plot(seen["roundtrips"]),
+    }

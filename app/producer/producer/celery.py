@@ -1,12 +1,17 @@
-"""The producer's Celery app. It sends tasks by name and reads their results; it runs none itself."""
+"""The producer's Celery app: the relay sends tasks with it, pages look at results, and a worker takes them home.
+
+celery -A producer worker -Q results
+"""
 
 import os
 
-from celery import Celery
+from celery import Celery, signals
 from celery.backends.redis import RedisBackend
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
+
+from .heartbeat import Heartbeat
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "producer.settings")
 
@@ -26,3 +31,11 @@ class PolledRedisBackend(RedisBackend):
 app = Celery("producer")
 app.loader.override_backends = dict.fromkeys(("redis", "rediss"), "producer.celery:PolledRedisBackend")
 app.config_from_object("django.conf:settings", namespace="CELERY")
+app.steps["worker"].add(Heartbeat)
+app.steps["consumer"].add("jobs.parking:Parking")
+app.autodiscover_tasks()
+
+
+@signals.setup_logging.connect
+def leave_logging_to_django(**kwargs):
+    """That somebody listens is what keeps Celery from its own."""

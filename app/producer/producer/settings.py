@@ -7,6 +7,7 @@ from pathlib import Path
 
 import environ
 from environ.fileaware_mapping import FileAwareMapping
+from kombu import Exchange, Queue
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
@@ -38,6 +39,10 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
 # How long a form post waits for its result before it shows the job's own page, which goes on waiting.
 RESULT_WAIT_SECONDS = env.float("RESULT_WAIT_SECONDS", default=4.0)
+# How many requests a client may send to the API each minute; 0 sets no limit.
+API_REQUESTS_PER_MINUTE = env.int("API_REQUESTS_PER_MINUTE", default=6000)
+# How many threads of one process may wait for results at the same time. The others answer at once.
+API_WAITERS = env.int("API_WAITERS", default=6)
 # systemd's StateDirectory= sets this variable.
 RESULTS_FILE = Path(env.str("STATE_DIRECTORY", default=str(BASE_DIR / "state"))) / "results.txt"
 
@@ -48,17 +53,21 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django.contrib.postgres",
     "jobs",
+    "ninja",  # for the static files of its documentation page
 ]
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "jobs.api.problems.ProblemMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "jobs.middleware.UnavailableMiddleware",
 ]
 
 ROOT_URLCONF = "producer.urls"
@@ -106,22 +115,61 @@ CACHES["default"]["OPTIONS"] = {
 # Read from Redis, kept in PostgreSQL: a visitor's session survives the loss of the cache.
 SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
 
-# RabbitMQ and Celery. The service must declare its queue exactly as we do (name, type, exchange): whoever comes second
-# with another declaration is refused with PRECONDITION_FAILED.
+# RabbitMQ. Who declares a queue second, with another declaration, is refused with PRECONDITION_FAILED: the service
+# declares its queue exactly as we do. What a request accepts goes through the outbox (jobs.relay), so that no request
+# ever waits for RabbitMQ. Each step that the relay takes is bounded: see jobs.broker.
 
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL")
 CELERY_TASK_DEFAULT_QUEUE = "service"
 CELERY_TASK_DEFAULT_QUEUE_TYPE = "quorum"
 CELERY_TASK_DEFAULT_EXCHANGE_TYPE = "topic"  # a direct exchange could not delay tasks on quorum queues
+CELERY_TASK_QUEUES = [
+    Queue(name, Exchange(name, type="topic"), name, queue_arguments={"x-queue-type": "quorum"})
+    for name in ("service", "results")
+]
 CELERY_TASK_CREATE_MISSING_QUEUES = False  # a misspelt queue is an error, not a queue that nobody reads
-CELERY_TASK_ROUTES = {"adding_task": {"queue": "service"}, "add": {"queue": "service"}}
-
-# A request waits for a publish, so that each of its steps is bounded: to connect, to write, to read an answer, and to
-# have the message confirmed. Celery's own retries would multiply the waits: jobs.broker has a simpler one.
+CELERY_TASK_ROUTES = {
+    "adding_task": {"queue": "service"},
+    "add": {"queue": "service"},
+    "job_ended": {"queue": "results"},
+}
 CELERY_BROKER_CONNECTION_TIMEOUT = 4
 CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 5
-CELERY_BROKER_TRANSPORT_OPTIONS = {"confirm_publish": True, "read_timeout": 4, "write_timeout": 4, "max_retries": 0}
+# No read_timeout: a consumer's connection is silent while there is nothing to do, and heartbeats are for a broker that
+# hangs.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"confirm_publish": True, "write_timeout": 10}
 CELERY_TASK_PUBLISH_RETRY = False
+
+# The worker of the queue `results`. It waits for its broker for ever, however long that is away. A task is
+# acknowledged when it is done, so that it outlives its worker; one that fails goes to the dead letters.
+CELERY_BROKER_CONNECTION_RETRY = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_HEARTBEAT = 10
+CELERY_WORKER_CONSUMER = "producer.heartbeat:Consumer"
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_ACKS_ON_FAILURE = False
+CELERY_TASK_ACKS_ON_TIMEOUT = False
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_TIME_LIMIT = 600  # less than RabbitMQ's consumer_timeout, after which it would take the task away from us
+CELERY_TASK_SOFT_TIME_LIMIT = 540
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
+# With REMAP_SIGTERM=SIGQUIT in the environment, the time that running tasks have before they are given back.
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 60
+CELERY_WORKER_MAX_TASKS_PER_CHILD = 10_000
+CELERY_WORKER_MAX_MEMORY_PER_CHILD = 300_000  # KiB
+CELERY_WORKER_PROC_ALIVE_TIMEOUT = 20  # 4 s, the default, is too short for a loaded host with few cores
+CELERY_DB_REUSE_MAX = 1_000_000  # or Celery closes the connection to PostgreSQL before and after each task
+
+# How often the relay looks for jobs that nobody seems to have, and after what time, doubled with each time, it sends
+# one again. A second message does no harm, since the service does a job once.
+SWEEP_SECONDS = env.float("SWEEP_SECONDS", default=30)
+RESEND_SECONDS = env.float("RESEND_SECONDS", default=300)
+# How long the worker waits for a PostgreSQL that is away before it gives its task back.
+PATIENCE_SECONDS = env.float("PATIENCE_SECONDS", default=240)
+
+# Redis holds results while they are fresh: for a look, not for keeps.
 
 CELERY_RESULT_BACKEND = env.str("CELERY_RESULT_BACKEND")
 CELERY_RESULT_BACKEND_THREAD_SAFE = True  # all threads of a process share one pool of connections
@@ -154,11 +202,13 @@ TIME_ZONE = "UTC"
 USE_I18N = False
 USE_TZ = True
 
+# One JSON object a line, with the id of the job where one is known.
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {"json": {"()": "producer.logs.Formatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {"django": {"handlers": [], "level": "INFO"}},
 }

@@ -1,31 +1,31 @@
-"""The producer's own settings, with every tier inside this process."""
+"""The producer's own settings, with the real services of tests/services.sh."""
 
 import os
 import tempfile
 
+HOST = "127.0.0.1"
+POSTGRESQL_PORT = int(os.environ.get("TEST_POSTGRESQL_PORT", "35432"))
+REDIS_PORT = int(os.environ.get("TEST_REDIS_PORT", "36379"))
+RABBITMQ_PORT = int(os.environ.get("TEST_RABBITMQ_PORT", "35672"))
+
 STATE = tempfile.TemporaryDirectory(prefix="producer-tests-")
 
+# A vhost and databases of Redis for these tests alone: the service's may run at the same time.
 os.environ |= {
     "SECRET_KEY": "tests",
     "ALLOWED_HOSTS": "testserver,localhost",
-    "DATABASE_URL": "sqlite://",
-    "CACHE_URL": "redis://127.0.0.1:1/1",
-    "CELERY_BROKER_URL": "memory://",
-    "CELERY_RESULT_BACKEND": "cache+memory://",
+    "DATABASE_URL": f"postgresql://quintet:quintet@{HOST}:{POSTGRESQL_PORT}/producer",
+    "CACHE_URL": f"redis://quintet:quintet@{HOST}:{REDIS_PORT}/1",
+    "CELERY_BROKER_URL": f"amqp://quintet:quintet@{HOST}:{RABBITMQ_PORT}/producer",
+    "CELERY_RESULT_BACKEND": f"redis://quintet:quintet@{HOST}:{REDIS_PORT}/0",
     "STATE_DIRECTORY": STATE.name,
     "RESULT_WAIT_SECONDS": "3",
 }
 
 from producer.settings import *  # noqa: E402, F403
-from producer.settings import CACHES, CELERY_BROKER_TRANSPORT_OPTIONS, DATABASES, STORAGES  # noqa: E402
+from producer.settings import CACHES, STORAGES  # noqa: E402
 
-# Kombu's broker in memory looks for messages once a second, unless told otherwise.
-CELERY_BROKER_TRANSPORT_OPTIONS |= {"polling_interval": 0.01}
-
-# A file, so that threads see each other's rows, as they would in PostgreSQL.
-DATABASES["default"]["TEST"] = {"NAME": f"{STATE.name}/tests.sqlite3"}
-# What the settings say about Redis, for the tests that want it, and a cache in memory for those that do not.
+# What the settings say about Redis, for tests that change where it is.
 REDIS_CACHE = CACHES["default"]
-CACHES["default"] = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
 # Nobody has run collectstatic.
 STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}

@@ -40,4 +40,4 @@ def test_both_projects_mean_the_same():
     assert producer["exchange"][:2] == ["service", "topic"]
     tasks = producer.pop("tasks"), service.pop("tasks")
     assert producer == service
-    assert tasks == ([], ["add", "adding_task"])
+    assert tasks == (["job_ended"], ["add", "adding_task"])

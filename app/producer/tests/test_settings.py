@@ -15,6 +15,8 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 
 from producer.celery import app
 
+from . import settings as places
+
 PROJECT = Path(__file__).resolve().parent.parent
 UGLY = "a/b%c:d@e#f?g&h+i'j\"k$l"
 ENVIRONMENT = {
@@ -95,15 +97,17 @@ def test_the_broker_gets_the_ugly_password():
     assert (broker["hostname"], broker["port"], broker["virtual_host"]) == ("mq.example", 5672, "rabbit")
 
 
-def test_redis_gets_the_ugly_password(use_redis, tiny_redis):
-    address, commands = tiny_redis
-    use_redis(address, password=quote(UGLY, safe=""))
-    app.backend.client.ping()
-    cache.set("key", 1)
-    logins = [command[command.index("AUTH") :] for command in commands if "AUTH" in command]
-    assert len(logins) == 2
-    assert all(login[-1] == UGLY or UGLY in login for login in logins)
-    assert ["SELECT", "1"] in commands
+def test_redis_gets_the_ugly_password(use_redis):
+    redis = app.backend.client
+    redis.execute_command("ACL", "SETUSER", "ugly", "on", f">{UGLY}", "~*", "&*", "+@all")
+    try:
+        use_redis(f"{places.HOST}:{places.REDIS_PORT}", user="ugly", password=quote(UGLY, safe=""))
+        assert app.backend.client.acl_whoami() == "ugly"
+        cache.set("key", 1)
+        assert cache.get("key") == 1
+        assert app.backend.client is not redis
+    finally:
+        redis.execute_command("ACL", "DELUSER", "ugly")
 
 
 def test_https_makes_everything_strict(environment):
@@ -112,6 +116,30 @@ def test_https_makes_everything_strict(environment):
     assert settings["SESSION_COOKIE_SECURE"]
     assert settings["CSRF_COOKIE_SECURE"]
     assert settings["SECURE_HSTS_SECONDS"] >= 63072000
+
+
+def test_a_task_outlives_its_worker():
+    assert app.conf.task_acks_late
+    assert app.conf.task_reject_on_worker_lost
+    assert not app.conf.task_acks_on_failure
+    assert not app.conf.task_acks_on_timeout
+    assert app.conf.worker_prefetch_multiplier == 1
+
+
+def test_a_worker_waits_for_its_broker_for_ever():
+    assert app.conf.broker_connection_retry
+    assert app.conf.broker_connection_retry_on_startup
+    assert app.conf.broker_connection_max_retries is None
+    assert app.conf.broker_heartbeat == 10
+    assert "read_timeout" not in app.conf.broker_transport_options
+
+
+@pytest.mark.usefixtures("environment")
+def test_times_fit_together():
+    loaded = load()
+    assert loaded["CELERY_TASK_SOFT_TIME_LIMIT"] < loaded["CELERY_TASK_TIME_LIMIT"]
+    assert 2 * loaded["PATIENCE_SECONDS"] < loaded["CELERY_TASK_SOFT_TIME_LIMIT"]  # a task is patient twice
+    assert loaded["SWEEP_SECONDS"] < loaded["RESEND_SECONDS"]
 
 
 def test_nothing_to_complain_about():

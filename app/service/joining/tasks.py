@@ -4,11 +4,16 @@ import time
 
 from celery import shared_task
 
+from .models import Joined
 
-@shared_task(name="adding_task")
-def adding_task(first, second):
-    """Join two texts: `"a"`, `"b"` gives `"a es b"`."""
-    return f"{first} es {second}"
+
+@shared_task(name="adding_task", bind=True)
+def adding_task(self, first, second, seconds=0):
+    """Join two texts, and remember it: `"a"`, `"b"` gives `"a es b"`. It can take `seconds` over it, to be watched."""
+    text = f"{first} es {second}"
+    Joined.objects.create(task_id=self.key, text=text)
+    time.sleep(seconds)
+    return text
 
 
 @shared_task(name="add")

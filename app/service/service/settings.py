@@ -29,16 +29,25 @@ SECRET_KEY = env.str("SECRET_KEY")
 
 INSTALLED_APPS = ["joining"]
 
-# PostgreSQL. No task uses it yet. No pool here: Celery closes Django's pool after each task.
+# How long a task waits, in its worker, for a PostgreSQL that is away, and for a RabbitMQ that does not take its report.
+# Then its message is given back. RabbitMQ parks a message that was given back more often than its policy permits.
+PATIENCE_SECONDS = env.float("PATIENCE_SECONDS", default=240)
+REPORT_SECONDS = env.float("REPORT_SECONDS", default=30)
 
-DATABASES = {"default": env.db_url("DATABASE_URL") | {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}}
+# PostgreSQL. Each process of the worker keeps its connection; joining.once replaces one that broke.
+
+DATABASES = {"default": env.db_url("DATABASE_URL")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
-    # Nothing may wait for ever: not a connection, not a query, not a lock, not a packet's acknowledgement.
+    # Nothing may wait for ever: not a connection, not a query, not a lock, not a packet's acknowledgement. A task waits
+    # for its own duplicate that runs elsewhere; the transaction of a task lasts as long as the task. PostgreSQL notices
+    # within a minute that a worker's host is gone, and then lets go of that one's locks.
     DATABASES["default"]["OPTIONS"] = {
         "application_name": "service",
         "connect_timeout": 3,
         "tcp_user_timeout": 5000,
-        "options": "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=120s",
+        "options": "-c lock_timeout=120s -c statement_timeout=150s -c idle_in_transaction_session_timeout=660s"
+        " -c client_connection_check_interval=2s"
+        " -c tcp_keepalives_idle=20 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
     } | DATABASES["default"].get("OPTIONS", {})
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -58,40 +67,44 @@ CELERY_BROKER_CONNECTION_TIMEOUT = 4
 CELERY_BROKER_CONNECTION_RETRY = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 5
 CELERY_BROKER_HEARTBEAT = 10
 CELERY_BROKER_TRANSPORT_OPTIONS = {"confirm_publish": True, "write_timeout": 10}
+CELERY_WORKER_CONSUMER = "service.worker:Consumer"
 
-# A task is acknowledged when it is done, so that it outlives its worker. The price: it may run twice, and must not
-# mind. One at a time, so that a task that kills its worker takes no innocent neighbour with it.
+# A task is acknowledged when it is done and reported, so that it outlives its worker. It may be delivered twice, and
+# takes effect once: see joining.once. One at a time, so that a task that kills its worker takes no neighbour with it.
+# A task that fails is done; one that is killed by its time limit is parked (service.worker).
 CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_ACKS_ON_FAILURE = True
+CELERY_TASK_ACKS_ON_TIMEOUT = False
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
 
-# Less than RabbitMQ's consumer_timeout (30 minutes), after which it would take the task away from us.
+# Less than RabbitMQ's consumer_timeout, after which it would take the task away from us.
 CELERY_TASK_TIME_LIMIT = 600
 CELERY_TASK_SOFT_TIME_LIMIT = 540
+
+# SIGTERM lets the running tasks end, however long they take, and then stops the worker. SIGQUIT gives them this long,
+# and always takes this long while there is one; what has not ended then is given back.
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = env.float("SOFT_SHUTDOWN_SECONDS", default=60)
 
 CELERY_WORKER_MAX_TASKS_PER_CHILD = 1000
 CELERY_WORKER_MAX_MEMORY_PER_CHILD = 300_000  # KiB
 CELERY_WORKER_PROC_ALIVE_TIMEOUT = 20  # 4 s, the default, is too short for a loaded host with few cores
-CELERY_WORKER_LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"  # the journal adds the time
-CELERY_WORKER_TASK_LOG_FORMAT = "%(levelname)s %(task_name)s[%(task_id)s]: %(message)s"
+CELERY_DB_REUSE_MAX = 1_000_000  # or Celery closes the connection to PostgreSQL before and after each task
 
-# Redis: results. To store one is tried for about three minutes (a pause is ten seconds at most, five on average), since
-# nobody else knows it: the worker would rather wait than lose it. Then the task fails, or is redelivered. One kind of
-# retry only: Celery's Redis backend has a second one, inside the first, that does not cover every command.
+# Redis: results while they are fresh (service.results). One short try to store one.
 
 CELERY_RESULT_BACKEND = env.str("CELERY_RESULT_BACKEND")
 CELERY_RESULT_EXTENDED = True  # with the worker's name in it
 CELERY_RESULT_EXPIRES = 24 * 3600
-CELERY_RESULT_BACKEND_ALWAYS_RETRY = True
-CELERY_RESULT_BACKEND_MAX_RETRIES = 45
+CELERY_RESULT_BACKEND_ALWAYS_RETRY = False
 CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {"retry_policy": {"max_retries": 0}}
-CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 2
-CELERY_REDIS_SOCKET_TIMEOUT = 5
+CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 1
+CELERY_REDIS_SOCKET_TIMEOUT = 2
 CELERY_REDIS_SOCKET_KEEPALIVE = True
-CELERY_REDIS_RETRY_ON_TIMEOUT = True
 CELERY_REDIS_BACKEND_HEALTH_CHECK_INTERVAL = 15
 
 CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
@@ -105,8 +118,11 @@ USE_TZ = True
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {"json": {"()": "service.logs.Formatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
-    "loggers": {"django": {"handlers": [], "level": "INFO"}},
+    "loggers": {
+        "django": {"handlers": [], "level": "INFO"},
+        "multiprocessing": {"handlers": ["stderr"], "propagate": False},  # Celery's pool: it never propagates
+    },
 }

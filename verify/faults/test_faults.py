@@ -1,0 +1,162 @@
+"""What breaks while jobs come in: no accepted job is lost or done twice, and nobody waits for ever.
+
+Each fault is put right in the end, whatever the test finds; the next one begins with a stack that works.
+"""
+
+import shlex
+import time
+
+import pytest
+import requests
+
+from verify import FIRST, TOPOLOGY, contract, eventually, manage, node
+from verify.stream import BASE, BROKER, DATABASE, HOST, Stream, assert_nothing_lost
+
+WORKER = TOPOLOGY.hosts("worker")[0]
+REDIS = TOPOLOGY.hosts("redis")[0]
+# A post only needs PostgreSQL, so that no other fault may be felt.
+UNDISTURBED_SECONDS = 3
+
+
+@pytest.fixture(autouse=True)
+def healthy():
+    """Every tier works, before and after."""
+    yield
+    eventually(lambda: manage(FIRST, "producer", "roundtrip")["ok"], 60)
+
+
+def main_process(host, unit):
+    return node(host).check_output(f"systemctl show --value --property MainPID {unit}")
+
+
+def children():
+    """The processes of the pool, each of which executes a task at a time."""
+    main = main_process(WORKER, "celery-service")
+    return node(WORKER).check_output(f"cat /proc/{main}/task/{main}/children").split()
+
+
+def test_the_worker_is_killed():
+    with Stream() as stream:
+        for _ in range(2):
+            time.sleep(3)
+            before = main_process(WORKER, "celery-service")
+            node(WORKER).check_output("systemctl kill --signal SIGKILL celery-service")
+            eventually(lambda before=before: main_process(WORKER, "celery-service") not in (before, "0"), 30)
+        time.sleep(3)
+    assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
+
+
+def test_a_child_of_the_worker_is_killed_in_the_middle_of_a_task():
+    with Stream() as stream:
+        for _ in range(4):
+            time.sleep(1.5)
+            node(WORKER).check_output(f"kill -KILL {' '.join(children())}")
+        time.sleep(2)
+    assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
+
+
+def test_rabbitmq_restarts():
+    with Stream() as stream:
+        time.sleep(2)
+        node(BROKER).check_output("systemctl restart rabbitmq-server")
+        time.sleep(3)
+    assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
+
+
+def test_rabbitmq_is_down_for_a_minute():
+    with Stream(per_second=3) as stream:
+        time.sleep(2)
+        node(BROKER).check_output("systemctl stop rabbitmq-server")
+        try:
+            time.sleep(60)
+        finally:
+            node(BROKER).check_output("systemctl start rabbitmq-server")
+        time.sleep(2)
+    assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
+
+
+def test_rabbitmq_hangs():
+    with Stream() as stream:
+        time.sleep(2)
+        process = main_process(BROKER, "rabbitmq-server")
+        node(BROKER).check_output(f"kill -STOP {process}")
+        try:
+            time.sleep(15)
+        finally:
+            node(BROKER).check_output(f"kill -CONT {process}")
+        time.sleep(2)
+    assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
+
+
+def test_web_and_rabbitmq_are_cut_off_from_each_other():
+    # The broker's answers are dropped: for the web host it falls silent, and nothing tells it why. The broker gives the
+    # connection up meanwhile, with whatever is still on its way to it.
+    lost = f"blackhole {contract('host_address')}"
+    with Stream() as stream:
+        time.sleep(2)
+        node(BROKER).check_output(f"ip route add {lost}")
+        try:
+            time.sleep(10)
+            node(BROKER).check_output(
+                f"rabbitmqctl --quiet close_all_connections --vhost {contract('broker_vhost')} test"
+            )
+            time.sleep(5)
+        finally:
+            node(BROKER).check_output(f"ip route del {lost}")
+        time.sleep(2)
+    assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
+
+
+def test_redis_restarts_and_forgets():
+    ports = [contract("result_backend_port"), contract("cache_port")]
+    with Stream() as stream:
+        time.sleep(2)
+        node(REDIS).check_output("systemctl restart redis-server@results redis-server@cache")
+        time.sleep(2)
+        for port in ports:
+            command = (
+                f"REDISCLI_AUTH={shlex.quote(contract('redis_password'))} redis-cli --user django -p {port} FLUSHALL"
+            )
+            node(REDIS).check_output(command)
+        time.sleep(2)
+    assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
+
+
+def test_redis_is_down():
+    with Stream() as stream:
+        time.sleep(2)
+        node(REDIS).check_output("systemctl stop redis-server@results redis-server@cache")
+        try:
+            time.sleep(15)
+        finally:
+            node(REDIS).check_output("systemctl start redis-server@results redis-server@cache")
+        time.sleep(2)
+    assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS + 2)
+
+
+def test_postgresql_restarts():
+    unit = f"postgresql@{contract('database_version')}-main"
+    with Stream() as stream:
+        time.sleep(2)
+        node(DATABASE).check_output(f"systemctl restart {unit}")
+        time.sleep(5)
+    # The only fault that a client may notice: nobody else can accept a job.
+    assert_nothing_lost(stream, slowest=10, refused=(503,))
+
+
+def test_a_task_that_kills_its_worker_is_parked_and_its_neighbours_are_done():
+    with Stream(per_second=3, work_seconds=0) as stream:
+        poison = {"first": "poison", "second": "pill", "work_seconds": 30}
+        address = (
+            f"{BASE}/api/jobs/{requests.post(f'{BASE}/api/jobs', json=poison, headers=HOST, timeout=5).json()['id']}"
+        )
+
+        def parked():
+            job = requests.get(address, headers=HOST, timeout=5).json()
+            if job["state"] == "waiting":
+                node(WORKER).run(f"kill -KILL {' '.join(children())}")
+                time.sleep(1)
+            return job["state"] == "parked" and job["reason"]
+
+        assert "worker" in eventually(parked, 120)
+    assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
