@@ -521,7 +521,7 @@ def test_celery_unit(each):
     _, text = render(each, "celery_worker/celery.service.j2")
     service = unit(text)["Service"]
     assert service["ExecStart"].split() == [
-        *("/opt/quintet/service/current/venv/bin/celery", "--app", "service", "worker"),
+        *("/opt/quintet/service/current/venv/bin/celery", "--quiet", "--app", "service", "worker"),
         *("--hostname", "service@%H", "--queues", "service"),
         *("-O", "fair", "--without-gossip", "--without-mingle", "--loglevel", "INFO"),
     ]

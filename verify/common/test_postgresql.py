@@ -42,7 +42,9 @@ def test_no_project_reaches_anothers_database():
 
 @pytest.mark.skipif(WEB == WORKER, reason="one host is both")
 def test_a_database_admits_only_the_hosts_of_its_project():
-    assert "no pg_hba.conf entry" in connect(WORKER, "service", url("producer"))
+    # The producer has a worker, but the service no web server.
+    assert connect(WEB, "producer", url("producer")) == "producer@producer"
+    assert "no pg_hba.conf entry" in connect(WEB, "producer", url("service"))
 
 
 def test_wrong_password_and_superuser_are_refused():

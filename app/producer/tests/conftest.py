@@ -460,19 +460,29 @@ def silent():
 
 
 @pytest.fixture
-def fresh_status(monkeypatch):
-    """Nobody has looked at the tiers yet, nobody was seen, and who looks during the test does not go on after it."""
-    redis = get_redis_connection("default")
-    mine = watch.Watch()
-    monkeypatch.setattr("jobs.views.watch", mine)
+def new_watch(monkeypatch):
+    """Make a `Watch` that does not go on after the test."""
+    made = []
+
+    def make():
+        made.append(watch.Watch())
+        return made[-1]
+
+    yield make
+    monkeypatch.setattr(watch, "WATCHED_SECONDS", -1)
+    for one in made:
+        with one._changed:
+            one._changed.notify_all()
+    until(lambda: not any(one._watching for one in made))
+
+
+@pytest.fixture
+def fresh_status(new_watch, monkeypatch):
+    """Nobody has looked at the tiers yet, and nobody was seen."""
+    monkeypatch.setattr("jobs.views.watch", new_watch())
     monkeypatch.setattr(seen, "_here", {})
     monkeypatch.setattr(questions, "_asking", {})
-    redis.delete(seen.KEY, watch.SHARED, watch.CHOSEN)
-    yield
-    monkeypatch.setattr(watch, "WATCHED_SECONDS", -1)
-    with mine._changed:
-        mine._changed.notify_all()
-    until(lambda: not mine._watching)
+    get_redis_connection("default").delete(seen.KEY, watch.SHARED, watch.CHOSEN)
 
 
 # systemd
