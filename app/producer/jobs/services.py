@@ -1,12 +1,17 @@
 """All that happens to a job, each in one transaction. Only PostgreSQL stands between a client and "accepted"."""
 
+import logging
 from datetime import timedelta
 
 from django.db import IntegrityError, connection, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+from producer import logs
+
 from .models import Job, Outbox, ParkedTask
+
+logger = logging.getLogger(__name__)
 
 TASK = "adding_task"
 QUEUE = "service"
@@ -30,7 +35,7 @@ def accept(first, second, *, work_seconds=0, delay_seconds=0, key=None):
         with transaction.atomic():
             job.save(force_insert=True)
             send(job)
-        return job, True
+        return _accepted(job), True
     if (known := Job.objects.filter(idempotency_key=key).first()) is None:
         try:
             with transaction.atomic():
@@ -41,10 +46,16 @@ def accept(first, second, *, work_seconds=0, delay_seconds=0, key=None):
             if known is None:  # it was no matter of the key
                 raise
         else:
-            return job, True
+            return _accepted(job), True
     if any(getattr(known, name) != value for name, value in content.items()):
         raise KeyReused("This idempotency key belongs to a job with other content.")
     return known, False
+
+
+def _accepted(job):
+    with logs.about(job):
+        logger.info("The job is accepted")
+    return job
 
 
 def retry(job):
@@ -64,6 +75,9 @@ def retry(job):
         job.refresh_from_db()
         if won:
             send(job)
+    if won:
+        with logs.about(job):
+            logger.info("The job is tried again: attempt %s", job.attempt)
     return bool(won)
 
 

@@ -1,12 +1,13 @@
 """The producer's own task: the service reports with it how a job ended."""
 
 import logging
+import threading
 import time
 from datetime import datetime
 
 from celery import shared_task
 from celery.exceptions import Reject
-from celery.signals import worker_ready
+from celery.signals import worker_process_init
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
@@ -18,6 +19,7 @@ from .models import Job
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.2, 5
+FILE_SECONDS = 0.2
 
 
 @shared_task(name="job_ended", ignore_result=True)
@@ -41,18 +43,33 @@ def job_ended(*, id, attempt, state, result=None, reason="", worker="", started_
         ended = patiently(services.end, id, attempt, state, **values)
         logger.info("The job is %s: attempt %s, by %s%s", state, attempt, worker, "" if ended else "; no news")
         if state == Job.State.DONE:
-            patiently(results.file_all)
+            unfiled.set()
 
 
-@worker_ready.connect
-def file_what_was_left(**kwargs):
-    """A worker that was killed may have left results that are not in the file; in its place, its successor."""
-    try:
-        results.file_all()
-    except DatabaseError as exc:
-        logger.warning("The results file has to wait for PostgreSQL: %s", exc)
-    finally:
-        connection.close()  # no child of this process may inherit it
+unfiled = threading.Event()
+
+
+@worker_process_init.connect
+def file_results(**kwargs):
+    """Write results into the file beside the tasks, many at a time: each time costs a wait for the disk.
+
+    It begins with what a process that was killed has left.
+    """
+    unfiled.set()
+    threading.Thread(target=_file_results, name="results", daemon=True).start()
+
+
+def _file_results():
+    while unfiled.wait():
+        unfiled.clear()
+        try:
+            results.file_all()
+        except (DatabaseError, InterfaceError) as exc:
+            logger.warning("The results file has to wait for PostgreSQL: %s", str(exc).strip())
+            connection.close()
+            unfiled.set()
+            time.sleep(LAST_PAUSE_SECONDS)
+        time.sleep(FILE_SECONDS)
 
 
 def patiently(act, *args, **kwargs):

@@ -17,7 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django.views.defaults import server_error as default_server_error
 
-from . import listing, results, services
+from . import listing, results, services, timeline
 from .api.limits import patience
 from .forms import JobForm
 from .models import Job, ParkedTask
@@ -63,7 +63,7 @@ def index(request):
 def job_page(request, pk):
     """One job, for people."""
     job = _live(pk)
-    return render(request, "jobs/job.html", {"job": job, "timeline": timeline(job)})
+    return render(request, "jobs/job.html", {"job": job, "timeline": timeline.of(job)})
 
 
 @never_cache
@@ -157,46 +157,18 @@ def unavailable(request):
     return response
 
 
-def timeline(job):
-    """What happened to a job so far, for people: steps, each with the time that it took to get there."""
-    steps = [
-        {"title": "Accepted", "state": "done", "when": job.created_at, "seconds": None, "words": "kept in PostgreSQL"}
-    ]
-    if job.attempt > 1:
-        steps.append(
-            {"title": f"Sent again, attempt {job.attempt}", "state": "done", "when": job.due_at, "seconds": None}
-        )
-    sent = steps[-1]["when"]
-    if job.started_at:
-        seconds = (job.started_at - sent).total_seconds()
-        words = "until a worker had it" + (f", {job.delay_seconds} s of it as asked" if job.delay_seconds else "")
-        title = f"Started by {job.worker}" if job.worker else "Started"
-        steps.append({"title": title, "state": "done", "when": job.started_at, "seconds": seconds, "words": words})
-    if job.waiting:
-        steps.append(
-            {"title": "Waiting", "state": "waiting", "when": None, "seconds": None, "words": STAGES[job.stage]}
-        )
-    else:
-        since = job.started_at or sent
-        seconds = (job.finished_at - since).total_seconds()
-        title, words = job.get_state_display(), "of work" if job.started_at else "in all"
-        steps.append({"title": title, "state": job.state, "when": job.finished_at, "seconds": seconds, "words": words})
-    return steps
-
-
-STAGES = {"kept": "for RabbitMQ to take it", "delayed": "as long as you asked", "sent": "for a worker"}
-
-
 def _live(pk):
     """The job as it is, and its `stage`: its state, or how far one got that is not at home yet."""
     job = get_object_or_404(Job, pk=pk)
+    waited = job.waiting
+    if waited:
+        results.live(job)
     job.stage = job.state
-    if job.waiting and not results.live(job).waiting:
+    if job.waiting:
+        late = "delayed" if job.due_at > timezone.now() else "sent"
+        job.stage = "kept" if job.outbox.exists() else late
+    elif waited and job.state == Job.State.DONE:
         job.stage = "shown"  # by Redis; the row will know more
-    elif job.waiting and job.outbox.exists():
-        job.stage = "kept"
-    elif job.waiting:
-        job.stage = "delayed" if job.due_at > timezone.now() else "sent"
     return job
 
 

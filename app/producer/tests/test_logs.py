@@ -1,11 +1,13 @@
 """A log line is one JSON object, and names the job wherever one is known."""
 
+import io
 import json
 import logging
 import sys
 
 import pytest
 
+from jobs import services
 from producer import logs
 
 JOB = "0b9f6c3e-8a55-4b7e-9d0c-2f4a8f6f1c11"
@@ -22,6 +24,25 @@ def log():
         return json.loads(text)
 
     return write
+
+
+@pytest.mark.django_db
+def test_a_job_is_named_from_the_start():
+    handler = logging.StreamHandler(io.StringIO())
+    handler.setFormatter(logs.Formatter())
+    logging.getLogger("jobs").addHandler(handler)
+    try:
+        job, _ = services.accept("a", "b")
+        services.end(job.pk, 1, "failed", reason="no")
+        job.refresh_from_db()
+        services.retry(job)
+    finally:
+        logging.getLogger("jobs").removeHandler(handler)
+    lines = [json.loads(line) for line in handler.stream.getvalue().splitlines()]
+    assert [(line["job"], line["message"]) for line in lines] == [
+        (str(job.pk), "The job is accepted"),
+        (str(job.pk), "The job is tried again: attempt 2"),
+    ]
 
 
 def test_a_line_is_one_object(log):

@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import escape
 
-from jobs import listing, services
+from jobs import listing, results, services
 from jobs.models import Job, JobQuerySet, Outbox, ParkedTask
 from jobs.templatetags.quintet import duration
 
@@ -284,6 +284,24 @@ def test_a_timeline_of_a_retry_starts_with_the_retry(client):
     steps = client.get(f"/jobs/{shown.pk}/").context["timeline"]
     assert [step["title"] for step in steps] == ["Accepted", "Sent again, attempt 3", "Done"]
     assert steps[-1]["seconds"] == 1
+
+
+def test_a_job_that_ends_just_now_is_shown_as_it_ended(client, monkeypatch):
+    shown = job(State.WAITING)
+
+    def end(late):
+        services.end(late.pk, 1, State.FAILED, reason="just now")
+        late.refresh_from_db()
+        return late
+
+    monkeypatch.setattr(results, "live", end)
+    assert client.get(f"/jobs/{shown.pk}.json").json()["stage"] == "failed"
+
+
+def test_a_delay_that_was_asked_for_is_told_apart(client):
+    shown = job(created_at=NOON, delay_seconds=7, started_at=NOON + timedelta(seconds=8), result="x")
+    text = client.get(f"/jobs/{shown.pk}/").content.decode()
+    assert "8\N{NO-BREAK SPACE}s until a worker had it, 7 s of it as asked" in text
 
 
 def test_json(client):

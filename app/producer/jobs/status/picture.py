@@ -11,7 +11,7 @@ from .look import OUTBOX_SECONDS
 
 HEAD, ROW, FOOT = 50, 44, 10
 GAP = 24
-LETTER, SMALL_LETTER = 7.6, 6.3  # how wide they are on average, with something to spare
+LETTER, SMALL_LETTER = 7.6, 6.0  # how wide they are on average, with something to spare
 
 WORDS = {"ok": "works", "warning": "look", "failing": "fails", "unknown": "unknown"}
 MIDDLE = ("postgresql", "rabbitmq", "redis")
