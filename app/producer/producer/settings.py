@@ -38,7 +38,7 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS")
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
 # How long a form post waits for its result before it shows the job's own page, which goes on waiting.
-RESULT_WAIT_SECONDS = env.float("RESULT_WAIT_SECONDS", default=4.0)
+RESULT_WAIT_SECONDS = env.float("RESULT_WAIT_SECONDS", default=1.0)
 # How many requests a client may send to the API each minute; 0 sets no limit.
 API_REQUESTS_PER_MINUTE = env.int("API_REQUESTS_PER_MINUTE", default=6000)
 # How many threads of one process may wait for results at the same time. The others answer at once.
