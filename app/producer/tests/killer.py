@@ -9,25 +9,26 @@ from jobs import parking, results, services
 mark = Path(os.environ["KILL_MARK"])
 
 
-def die_after(module, name):
-    """Let the function do its work, and then the process die as in a power cut."""
+def die_at(module, name, late=True):
+    """Let the process die as in a power cut: when the function has done its work, or instead of it."""
     real = getattr(module, name)
 
     def act(*args, **kwargs):
-        value = real(*args, **kwargs)
+        value = real(*args, **kwargs) if late else None
         if not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return value
+        return value if late else real(*args, **kwargs)
 
     setattr(module, name, act)
 
 
 POINTS = {
+    "begin": (services, "end", False),
     "end": (services, "end"),
     "write": (results.os, "fsync"),
     "file": (results, "file_all"),
     "read": (parking, "_digest"),
     "park": (parking, "park"),
 }
-die_after(*POINTS[os.environ["KILL_AFTER"]])
+die_at(*POINTS[os.environ["KILL_AT"]])

@@ -22,6 +22,12 @@ State = Job.State
 STARTED, FINISHED = datetime(2026, 3, 1, 12, tzinfo=UTC), datetime(2026, 3, 1, 12, 0, 1, tzinfo=UTC)
 
 
+@pytest.fixture
+def alone(monkeypatch):
+    """No worker is on this host, which would file what the test wants to."""
+    monkeypatch.setattr(results, "host", lambda: "here")
+
+
 def accept(first="a", second="b"):
     return services.accept(first, second)[0]
 
@@ -162,20 +168,23 @@ def test_postgresql_is_away_for_a_while(run, proxy, tmp_path, length):
     assert length("results") == length("parked") == 0
 
 
+POINTS = ("begin", "end", "write", "file")
+
+
 def test_workers_are_killed_on_the_way(run, tmp_path, consumers, length):
-    """After the commit, after the line was written, after it was marked: the report comes again, the line does not."""
-    for point in ("end", "write", "file"):
-        options = {"KILL_MARK": str(tmp_path / point), "KILL_AFTER": point}
+    """Before and after the commit, after the line was written, after it was marked: no line is lost or twice."""
+    for point in POINTS:
+        options = {"KILL_MARK": str(tmp_path / point), "KILL_AT": point}
         hostname = ("--hostname", f"{point}@worker1", "--concurrency", "1", "--include", "tests.killer")
         run("producer", "results", *hostname, via=celery, **options)
-    until(lambda: consumers("results") == 3, 30)
+    until(lambda: consumers("results") == len(POINTS), 30)
     jobs = []
 
     def killed():
         jobs.append(accept())
         report(jobs[-1])
         time.sleep(0.05)
-        return all((tmp_path / point).exists() for point in ("end", "write", "file"))
+        return all((tmp_path / point).exists() for point in POINTS)
 
     until(killed, 20)
     until(lambda: not Job.objects.exclude(filed=True).exists(), 20)
@@ -224,6 +233,7 @@ def test_the_way_from_the_form_and_back(worker):
 # The file
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_line_is_one_line(settings):
     job = done(first="tab\there", second="line\nbreak\r\\n", result="x\ty\nz")
     results.file_all()
@@ -232,6 +242,7 @@ def test_a_line_is_one_line(settings):
     )
 
 
+@pytest.mark.usefixtures("alone")
 def test_lines_are_appended_once(settings):
     settings.RESULTS_FILE.write_text("before\n")
     jobs = [done(finished_at=FINISHED + timedelta(seconds=number)) for number in range(120)]
@@ -241,6 +252,7 @@ def test_lines_are_appended_once(settings):
     assert Job.objects.filter(filed=True).count() == 120
 
 
+@pytest.mark.usefixtures("alone")
 def test_many_who_file_at_once_write_each_line_once(settings, monkeypatch):
     look = results._tail
     monkeypatch.setattr(results, "_tail", lambda file: (look(file), time.sleep(0.05))[0])  # a slow disk
@@ -260,6 +272,7 @@ def test_many_who_file_at_once_write_each_line_once(settings, monkeypatch):
     assert sorted(line.split("\t")[1] for line in lines(settings.RESULTS_FILE)) == sorted(str(job.pk) for job in jobs)
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_line_that_was_written_but_not_marked_is_found(settings):
     jobs = [done() for _ in range(3)]
     settings.RESULTS_FILE.write_text("x\n" * 1000 + results.line(jobs[1]) + "\n")
@@ -267,6 +280,7 @@ def test_a_line_that_was_written_but_not_marked_is_found(settings):
     assert [of(job, settings.RESULTS_FILE) for job in jobs] == [1, 1, 1]
 
 
+@pytest.mark.usefixtures("alone")
 def test_half_a_line_is_replaced(settings):
     first, second = done(), done()
     settings.RESULTS_FILE.write_text(results.line(first) + "\n" + results.line(second)[:-3])
@@ -274,6 +288,7 @@ def test_half_a_line_is_replaced(settings):
     assert sorted(lines(settings.RESULTS_FILE)) == sorted([results.line(first), results.line(second)])
 
 
+@pytest.mark.usefixtures("alone")
 def test_an_id_among_the_words_is_not_the_job(settings):
     job = done()
     other = done(first=str(job.pk), filed=True)
@@ -282,6 +297,7 @@ def test_an_id_among_the_words_is_not_the_job(settings):
     assert lines(settings.RESULTS_FILE) == [results.line(other), results.line(job)]
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_file_that_cannot_be_written_costs_no_result(settings, tmp_path, caplog):
     settings.RESULTS_FILE = tmp_path / "not" / "there"
     job = done()
@@ -293,6 +309,7 @@ def test_a_file_that_cannot_be_written_costs_no_result(settings, tmp_path, caplo
     assert of(job, settings.RESULTS_FILE) == 1
 
 
+@pytest.mark.usefixtures("alone")
 def test_the_disk_is_full_in_the_middle(settings, monkeypatch):
     """A limit on the size of files is as good as a full disk."""
     import resource

@@ -243,7 +243,7 @@ def test_a_worker_is_killed_while_it_parks(run, put, tmp_path, length, point):
     """Before it stores the dead letter, and before it acknowledges it."""
     mark = tmp_path / "killed"
     options = ("--concurrency", "1", "--include", "tests.killer")
-    run("producer", "results", *options, via=celery, KILL_MARK=str(mark), KILL_AFTER=point)
+    run("producer", "results", *options, via=celery, KILL_MARK=str(mark), KILL_AT=point)
     numbers = iter(range(999))
 
     def killed():

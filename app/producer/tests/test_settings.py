@@ -50,7 +50,7 @@ def test_defaults():
     assert settings["HTTPS"] is False
     assert settings["ALLOWED_HOSTS"] == ["a.example", "b.example"]
     assert settings["CSRF_TRUSTED_ORIGINS"] == []
-    assert settings["RESULT_WAIT_SECONDS"] == 4
+    assert settings["RESULT_WAIT_SECONDS"] == 1
     assert settings["RESULTS_FILE"] == PROJECT / "state" / "results.txt"
     assert settings["STATIC_ROOT"] == str(PROJECT / "static")
     assert settings["CACHES"]["default"]["BACKEND"] == "django_redis.cache.RedisCache"
@@ -138,7 +138,7 @@ def test_a_worker_waits_for_its_broker_for_ever():
 def test_times_fit_together():
     loaded = load()
     assert loaded["CELERY_TASK_SOFT_TIME_LIMIT"] < loaded["CELERY_TASK_TIME_LIMIT"]
-    assert 2 * loaded["PATIENCE_SECONDS"] < loaded["CELERY_TASK_SOFT_TIME_LIMIT"]  # a task is patient twice
+    assert loaded["PATIENCE_SECONDS"] < loaded["CELERY_TASK_SOFT_TIME_LIMIT"]
     assert loaded["SWEEP_SECONDS"] < loaded["RESEND_SECONDS"]
 
 
