@@ -64,8 +64,9 @@ def _file_results():
         unfiled.clear()
         try:
             results.file_all()
-        except (DatabaseError, InterfaceError) as exc:
-            logger.warning("The results file has to wait for PostgreSQL: %s", str(exc).strip())
+        except Exception as exc:  # whatever it is, it must not end this thread
+            known = isinstance(exc, DatabaseError | InterfaceError)
+            logger.warning("The results file has to wait: %s", str(exc).strip(), exc_info=not known)
             connection.close()
             unfiled.set()
             time.sleep(LAST_PAUSE_SECONDS)

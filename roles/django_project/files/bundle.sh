@@ -21,5 +21,7 @@ if [ ! -e "$bundle" ]; then
   tar --create --directory="$work" --owner=0 --group=0 --numeric-owner --mode=a+rX,go-w source packages |
     gzip --fast >"$work/bundle"
   mv "$work/bundle" "$bundle"
+  # The last few are kept; one that is missed is made again.
+  find "${archive%/*}" -name '*.tar.gz' -printf '%T@ %p\n' | sort -rn | tail -n +6 | cut -d' ' -f2- | xargs --no-run-if-empty rm -f
 fi
 echo "$bundle"
