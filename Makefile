@@ -29,7 +29,7 @@ destroy: .venv/deploy topology ## Remove what deploy made: the containers with t
 test: lint test-fast test-app molecule ## Everything: lint, fast tests, the projects' tests, each topology
 
 lint: .venv/test ## Ansible, YAML, Python and shell
-	@command -v shellcheck >/dev/null || tests/install-shellcheck.sh
+	@command -v shellcheck >/dev/null || tests/install.sh shellcheck lint
 	$(run) yamllint --strict .
 	$(run) ansible-lint --offline
 	$(run) ruff check .
@@ -40,7 +40,7 @@ test-fast: .venv/test ## What needs no container: contract, templates, specs, pu
 	$(run) pytest tests
 
 test-app: .venv/test ## The tests of the Django projects, on real services in a container (KEEP=1 leaves it running)
-	@command -v "$${CHROMIUM:-chromium}" google-chrome >/dev/null || tests/install-chromium.sh
+	@command -v "$${CHROMIUM:-chromium}" google-chrome >/dev/null || tests/install.sh chromium "The browser test (or CHROMIUM=, another Chromium)"
 	@tests/services.sh status >/dev/null 2>&1 || [ -n "$${KEEP:-}" ] || trap 'tests/services.sh stop' EXIT; \
 	tests/services.sh start; \
 	(cd app/producer && $(run) pytest); \

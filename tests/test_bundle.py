@@ -98,3 +98,13 @@ def test_the_last_few_bundles_are_kept(bundle, tmp_path):
         assert bundle(f"thing==1.0{hashes}\n", python=f"3.{minor}").returncode == 0
     kept = {path.name for path in (tmp_path / "cache").glob("*.tar.gz")}
     assert kept == {f"0123456789ab-3.{minor}-x86_64.tar.gz" for minor in range(9, 14)}
+
+
+@pytest.mark.parametrize(
+    ("python", "machine"), [("3.13/../../x", "x86_64"), ("3.13", "../x"), ("", "x86_64"), ("3.13", "$(id)")]
+)
+def test_what_a_host_says_about_itself_becomes_no_path(bundle, tmp_path, python, machine):
+    result = bundle("", python=python, machine=machine)
+    assert result.returncode == 1
+    assert "a host says" in result.stderr
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["0123456789ab.tar"]

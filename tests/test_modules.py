@@ -236,6 +236,16 @@ DIFFERENCES = {
 }
 
 
+def test_the_services_of_the_unit_tests_have_the_same_queue_for_dead_letters(quintet):
+    definitions = json.loads((ROOT / "tests/services/definitions.json").read_text())
+    [vhost] = quintet.render("rabbitmq1", "broker_vhosts")
+    wanted = access.dead_letters(vhost["dead_letter_queue"], vhost["delivery_limit"])
+    for name in ("rabbit", "producer", "service"):
+        for kind, one in wanted.items():
+            [there] = [other for other in definitions[kind] if other["vhost"] == name]
+            assert there == {"vhost": name, **one} | {key: there[key] for key in ("internal",) if key in there}
+
+
 def differ(name):
     given, users, vhosts, _ = DIFFERENCES[name]
     found, wanted = access.observed(copy.deepcopy(given)), access.declared(users, vhosts)

@@ -196,6 +196,16 @@ def task_files(topology, **more):
     ]
 
 
+def test_what_a_host_says_is_no_command_on_the_controller(onebox):
+    known = {"role_path": "/r", "ansible_playbook_python": "/v/python", "django_project_archive": "/a.tar"}
+    said = {"__django_project_found": {"stdout_lines": ["3.13 x86_64;echo$(echo${IFS}done)"]}}
+    template = trust_as_template("{{ __django_project_bundle }}")
+    command = templar(onebox, "box1", "django_project", project=PROJECTS[0], **known, **said).template(template)
+    # As the controller's shell would start it, but only printed.
+    words = subprocess.check_output(command.replace("/r/files/bundle.sh", r"printf '%s\n'", 1), shell=True, text=True)
+    assert words.split() == ["/v/uv", "/a.tar", "requirements.txt", "3.13", "x86_64;echo$(echo${IFS}done)"]
+
+
 def test_files_of_a_project(each):
     assert task_files(each) == [
         {

@@ -3,6 +3,7 @@
 Each fault is put right in the end, whatever the test finds; the next one begins with a stack that works.
 """
 
+import contextlib
 import shlex
 import time
 
@@ -35,6 +36,18 @@ def children():
     return node(WORKER).check_output(f"cat /proc/{main}/task/{main}/children").split()
 
 
+@contextlib.contextmanager
+def broken(host, fault, remedy):
+    """A host while a fault lasts, under a stream of jobs that began before and goes on for a while after."""
+    time.sleep(2)
+    node(host).check_output(fault)
+    try:
+        yield
+    finally:
+        node(host).check_output(remedy)
+    time.sleep(2)
+
+
 def test_the_worker_is_killed():
     with Stream() as stream:
         for _ in range(2):
@@ -64,27 +77,16 @@ def test_rabbitmq_restarts():
 
 
 def test_rabbitmq_is_down_for_a_minute():
-    with Stream(per_second=3) as stream:
-        time.sleep(2)
-        node(BROKER).check_output("systemctl stop rabbitmq-server")
-        try:
-            time.sleep(60)
-        finally:
-            node(BROKER).check_output("systemctl start rabbitmq-server")
-        time.sleep(2)
+    stop, start = "systemctl stop rabbitmq-server", "systemctl start rabbitmq-server"
+    with Stream(per_second=3) as stream, broken(BROKER, stop, start):
+        time.sleep(60)
     assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
 
 
 def test_rabbitmq_hangs():
-    with Stream() as stream:
-        time.sleep(2)
-        process = main_process(BROKER, "rabbitmq-server")
-        node(BROKER).check_output(f"kill -STOP {process}")
-        try:
-            time.sleep(15)
-        finally:
-            node(BROKER).check_output(f"kill -CONT {process}")
-        time.sleep(2)
+    process = main_process(BROKER, "rabbitmq-server")
+    with Stream() as stream, broken(BROKER, f"kill -STOP {process}", f"kill -CONT {process}"):
+        time.sleep(15)
     assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
 
 
@@ -92,18 +94,11 @@ def test_web_and_rabbitmq_are_cut_off_from_each_other():
     # The broker's answers are dropped: for the web host it falls silent, and nothing tells it why. The broker gives the
     # connection up meanwhile, with whatever is still on its way to it.
     lost = f"blackhole {contract('host_address')}"
-    with Stream() as stream:
-        time.sleep(2)
-        node(BROKER).check_output(f"ip route add {lost}")
-        try:
-            time.sleep(10)
-            node(BROKER).check_output(
-                f"rabbitmqctl --quiet close_all_connections --vhost {contract('broker_vhost')} test"
-            )
-            time.sleep(5)
-        finally:
-            node(BROKER).check_output(f"ip route del {lost}")
-        time.sleep(2)
+    close = f"rabbitmqctl --quiet close_all_connections --vhost {contract('broker_vhost')} test"
+    with Stream() as stream, broken(BROKER, f"ip route add {lost}", f"ip route del {lost}"):
+        time.sleep(10)
+        node(BROKER).check_output(close)
+        time.sleep(5)
     assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
 
 
@@ -123,14 +118,9 @@ def test_redis_restarts_and_forgets():
 
 
 def test_redis_is_down():
-    with Stream() as stream:
-        time.sleep(2)
-        node(REDIS).check_output("systemctl stop redis-server@results redis-server@cache")
-        try:
-            time.sleep(15)
-        finally:
-            node(REDIS).check_output("systemctl start redis-server@results redis-server@cache")
-        time.sleep(2)
+    units = "redis-server@results redis-server@cache"
+    with Stream() as stream, broken(REDIS, f"systemctl stop {units}", f"systemctl start {units}"):
+        time.sleep(15)
     assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS + 2)
 
 

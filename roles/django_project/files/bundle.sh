@@ -4,6 +4,11 @@
 # hosts of a kind, so that hosts need no index and no compiler, and each runs the same bytes.
 set -euo pipefail
 uv=$1 archive=$2 requirements=$3 python=$4 machine=$5
+# A host says the last two about itself, and they become part of a path here.
+[[ $python =~ ^3\.[0-9]+$ && $machine =~ ^[a-z0-9_]+$ ]] || {
+  printf 'quintet: a host says that it has Python "%s" on a machine "%s". Is Python 3 installed there?\n' "$python" "$machine" >&2
+  exit 1
+}
 bundle=${archive%.tar}-$python-$machine.tar.gz
 
 exec 9>"$archive.lock"

@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     if any(here in item.path.parents for item in items) and not chromium():
         text = (
-            "The browser tests need Chromium. As root, on Debian: tests/install-chromium.sh. Or name one: CHROMIUM=..."
+            "The browser tests need Chromium. As root, on Debian: apt-get install chromium. Or name one: CHROMIUM=..."
         )
         pytest.exit(text, returncode=4)
 
