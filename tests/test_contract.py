@@ -36,7 +36,7 @@ PRODUCER_WORKER = {
     "release": "aaaaaaaaaaaa",
     "celery_app": "producer",
     "queues": ["results"],
-    "concurrency": 2,
+    "concurrency": 1,
     "watchdog_seconds": 60,
 }
 SERVICE_WORKER = {

@@ -64,8 +64,8 @@ class Control:
 CONTROLS = [
     Control(
         "the outbox", FIRST, "producer", "jobs/services.py",
-        "    Outbox.objects.create(**values)\n",
-        "    from .broker import Sender\n    return Sender().send([Outbox(**values)], lambda message: None)\n",
+        "    Outbox.objects.bulk_create(\n",
+        "    from .broker import Sender\n    (lambda messages: Sender().send(list(messages), lambda message: None))(\n",
         "gunicorn-producer", "test_rabbitmq_restarts",
     ),
     Control(

@@ -153,8 +153,7 @@ def sweep():
             cursor.execute(OVERDUE, {"seconds": settings.RESEND_SECONDS})
             ids = [row[0] for row in cursor.fetchall()]
         jobs = list(Job.objects.filter(pk__in=ids))
-        for job in jobs:
-            services.send(job)
+        services.send(*jobs)
     for job in jobs:
         with logs.about(job):
             logger.warning("Sending the job again, which has been waiting since %s (%s)", job.due_at, job.resends)

@@ -29,7 +29,7 @@ REDIS_REST_SECONDS = 5  # after an error, Redis is not asked for a while: each q
 # As in PostgreSQL's COPY format, into which the file could be read again.
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 CHUNK = 1000
-BATCH = 50
+BATCH = 100
 TAIL_BYTES = 1024 * 1024  # more than twice the longest lines of a batch
 
 _redis_rests_until = 0.0

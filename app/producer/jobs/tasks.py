@@ -1,15 +1,15 @@
-"""The producer's own task: the service reports with it how a job ended."""
+"""The producer's own task: the service reports with it how a job ended.
+
+Reports come as fast as the workers of all hosts are together, and each is a row to change. So they are no work for the
+pool: the worker's main process takes many at a time, and PostgreSQL changes their rows in one statement.
+"""
 
 import logging
-import threading
-import time
+import uuid
 from datetime import datetime
 
 from celery import shared_task
-from celery.exceptions import Reject
-from celery.signals import worker_process_init
-from django.conf import settings
-from django.db import DatabaseError, InterfaceError, OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 
 from producer import logs
 
@@ -18,75 +18,116 @@ from .models import Job
 
 logger = logging.getLogger(__name__)
 
-FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.2, 5
-FILE_SECONDS = 0.2
+# A batch is what comes within this time, and at most what RabbitMQ lets the worker hold (its prefetch count).
+BATCH_SECONDS = 0.1
+FILE_SECONDS = 0.5
+PAUSE_SECONDS = 2
 
 
-@shared_task(name="job_ended", ignore_result=True)
-def job_ended(*, id, attempt, state, result=None, reason="", worker="", started_at=None, finished_at=None, **more):
+@shared_task(name="job_ended", ignore_result=True, Strategy="jobs.tasks:Batch")
+def job_ended(**report):
     """Bring a job's end home, into its row and into the results file. It may come twice, late, or out of order.
 
-    What it says is in the service's reports; what else it may say one day is ignored. A report that makes no sense is
-    an error, and becomes a dead letter.
+    What it says is in the service's reports (see `read`). One that makes no sense becomes a dead letter.
     """
-    with logs.about(id):
-        state = Job.State(state)
-        values = {
-            "result": "" if result is None else str(result),
-            "reason": reason or ("" if state == Job.State.DONE else "The service gave no reason."),
-            "worker": worker,
-            "started_at": started_at and datetime.fromisoformat(started_at),
-            "finished_at": finished_at and datetime.fromisoformat(finished_at),
-        }
-        if state == Job.State.DONE:
-            values["filer"] = results.host()
-        ended = patiently(services.end, id, attempt, state, **values)
-        logger.info("The job is %s: attempt %s, by %s%s", state, attempt, worker, "" if ended else "; no news")
-        if state == Job.State.DONE:
-            unfiled.set()
+    bring_home([read(**report)])
 
 
-unfiled = threading.Event()
+def read(*, id, attempt, state, result=None, reason="", worker="", started_at=None, finished_at=None, **more):
+    """A report as it is stored; what else it may say one day is ignored. ValueError, TypeError: it makes no sense."""
+    state = Job.State(state)
+    return services.End(
+        job_id=uuid.UUID(id),
+        attempt=attempt,
+        state=state,
+        result="" if result is None else str(result),
+        reason=reason or ("" if state == Job.State.DONE else "The service gave no reason."),
+        worker=worker,
+        started_at=started_at and datetime.fromisoformat(started_at),
+        finished_at=finished_at and datetime.fromisoformat(finished_at),
+        filer=results.host() if state == Job.State.DONE else "",
+    )
 
 
-@worker_process_init.connect
-def file_results(**kwargs):
-    """Write results into the file beside the tasks, many at a time: each time costs a wait for the disk.
+class Batch:
+    """Celery's strategy for `job_ended`: it holds what comes in, and acknowledges it when it is stored.
 
-    It begins with what a process that was killed has left.
+    One for each connection to RabbitMQ, which gives what an earlier one held to somebody else.
     """
-    unfiled.set()
-    threading.Thread(target=_file_results, name="results", daemon=True).start()
 
+    def __init__(self, task, app, consumer):
+        """Begin with the file: whoever was killed has left something to be filed."""
+        self._consumer, self._connection = consumer, consumer.connection
+        self._held = []
+        self._planned = set()
+        self._plan(self._file, 0)
 
-def _file_results():
-    while unfiled.wait():
-        unfiled.clear()
+    def __call__(self, message, *args, **kwargs):
+        """Take a message."""
+        try:
+            _, report, _ = message.payload
+            self._held.append((message, read(**report)))
+        except Exception as exc:  # whatever is wrong with it
+            self._reject(message, exc)
+        else:
+            self._plan(self._store, BATCH_SECONDS)
+
+    def _plan(self, act, seconds):
+        def run():
+            self._planned.remove(act)
+            if self._consumer.connection is self._connection:
+                act()
+
+        if act not in self._planned:
+            self._planned.add(act)
+            self._consumer.timer.call_after(seconds, run)
+
+    def _store(self):
+        batch, self._held = self._held, []
+        try:
+            self._bring_home(batch)
+        except (OperationalError, InterfaceError) as exc:
+            logger.warning("%s results wait, since PostgreSQL fails: %s", len(batch), str(exc).strip())
+            connection.close()
+            # Giving them back would count as a delivery, and there are not many of those; so they stay with us.
+            self._held = [one for one in batch if not one[0].acknowledged] + self._held
+            self._plan(self._store, PAUSE_SECONDS)
+
+    def _bring_home(self, batch):
+        try:
+            bring_home([end for _, end in batch])
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception as exc:  # something in there that PostgreSQL cannot store: whose is it?
+            if len(batch) > 1:
+                for one in batch:
+                    self._bring_home([one])
+            else:
+                self._reject(batch[0][0], exc)
+            return
+        for message, _ in batch:
+            message.ack_log_error(logger, self._consumer.connection_errors)
+        self._plan(self._file, FILE_SECONDS)
+
+    def _reject(self, message, exc):
+        with logs.about(message.headers.get("root_id")):
+            logger.error("A report makes no sense (%s: %s), and is parked", type(exc).__name__, exc)
+        message.reject_log_error(logger, self._consumer.connection_errors)
+
+    def _file(self):
+        """Write results into the file, many at a time: each time costs a wait for the disk."""
         try:
             results.file_all()
-        except Exception as exc:  # whatever it is, it must not end this thread
-            known = isinstance(exc, DatabaseError | InterfaceError)
-            logger.warning("The results file has to wait: %s", str(exc).strip(), exc_info=not known)
-            connection.close()
-            unfiled.set()
-            time.sleep(LAST_PAUSE_SECONDS)
-        time.sleep(FILE_SECONDS)
-
-
-def patiently(act, *args, **kwargs):
-    """Act, and while PostgreSQL is away wait for it: a worker without it has nothing else to do.
-
-    Reject: it was away for too long; the task comes again.
-    """
-    deadline = time.monotonic() + settings.PATIENCE_SECONDS
-    pause = FIRST_PAUSE_SECONDS
-    while True:
-        try:
-            return act(*args, **kwargs)
         except (OperationalError, InterfaceError) as exc:
+            logger.warning("The results file waits, since PostgreSQL fails: %s", str(exc).strip())
             connection.close()
-            if time.monotonic() > deadline:
-                raise Reject(exc, requeue=True) from exc
-            logger.warning("PostgreSQL fails, trying again in %g s: %s", pause, str(exc).strip())
-        time.sleep(pause)
-        pause = min(pause * 2, LAST_PAUSE_SECONDS)
+            self._plan(self._file, PAUSE_SECONDS)
+
+
+def bring_home(ends):
+    """Store how jobs ended."""
+    ended = services.end_all(ends)
+    for end in ends:
+        with logs.about(end.job_id):
+            news = "" if end.job_id in ended else "; no news"
+            logger.info("The job is %s: attempt %s, by %s%s", end.state, end.attempt, end.worker, news)

@@ -153,7 +153,7 @@ CELERY_TASK_ACKS_ON_TIMEOUT = False
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_TIME_LIMIT = 600  # less than RabbitMQ's consumer_timeout, after which it would take the task away from us
 CELERY_TASK_SOFT_TIME_LIMIT = 540
-CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_PREFETCH_MULTIPLIER = 100  # for one process: the most reports that it stores at once (jobs.tasks)
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
 # With REMAP_SIGTERM=SIGQUIT in the environment, the time that running tasks have before they are given back.
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 60
@@ -166,8 +166,6 @@ CELERY_DB_REUSE_MAX = 1_000_000  # or Celery closes the connection to PostgreSQL
 # one again. A second message does no harm, since the service does a job once.
 SWEEP_SECONDS = env.float("SWEEP_SECONDS", default=30)
 RESEND_SECONDS = env.float("RESEND_SECONDS", default=300)
-# How long the worker waits for a PostgreSQL that is away before it gives its task back.
-PATIENCE_SECONDS = env.float("PATIENCE_SECONDS", default=240)
 
 # Redis holds results while they are fresh: for a look, not for keeps.
 

@@ -24,8 +24,8 @@ def die_at(module, name, late=True):
 
 
 POINTS = {
-    "begin": (services, "end", False),
-    "end": (services, "end"),
+    "begin": (services, "end_all", False),
+    "end": (services, "end_all"),
     "write": (results.os, "fsync"),
     "file": (results, "file_all"),
     "read": (parking, "_digest"),

@@ -250,6 +250,56 @@ def test_a_key_belongs_to_its_content(api, change):
     assert Outbox.objects.count() == Job.objects.count() == 1
 
 
+def many(api, *words, key=None, **more):
+    """Post a batch of jobs."""
+    headers = {"Idempotency-Key": key} if key else {}
+    jobs = [{"first": first, "second": "b"} | more for first in words]
+    return api.post("/api/jobs/batch", {"jobs": jobs}, content_type="application/json", headers=headers)
+
+
+def test_many_jobs_are_accepted_at_once(api):
+    answer = many(api, "a", "b", "c", delay_seconds=9)
+    assert answer.status_code == 202
+    assert [(job["first"], job["state"], job["delay_seconds"]) for job in answer.json()["items"]] == [
+        ("a", "waiting", 9),
+        ("b", "waiting", 9),
+        ("c", "waiting", 9),
+    ]
+    assert {job["id"] for job in answer.json()["items"]} == {str(job.pk) for job in Job.objects.all()}
+    assert Outbox.objects.count() == 3
+
+
+def test_of_many_jobs_all_are_accepted_or_none(api):
+    answer = many(api, "a", "", "c")
+    assert answer.status_code == 422
+    assert [error["name"] for error in answer.json()["errors"]] == ["jobs.1.first"]
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize(("count", "status"), [(0, 422), (1, 202), (100, 202), (101, 422)])
+def test_how_many_at_once(api, count, status):
+    assert many(api, *"a" * count).status_code == status
+    assert Job.objects.count() == (count if status == 202 else 0)
+
+
+def test_the_longest_hundred_jobs_fit_into_a_request(api):
+    assert many(api, *["\N{SNOWMAN}" * 200] * 100).status_code == 202
+    answer = many(api, *["x" * 3000] * 100)
+    assert answer.status_code == 413
+
+
+def test_one_key_for_many_jobs(api):
+    first = many(api, "a", "b", key="key")
+    again = many(api, "a", "b", key="key")
+    assert again.status_code == 202
+    assert again.json() == first.json()
+    assert many(api, "a", key="key").json()["type"] == "urn:quintet:problem:key-reused"
+    for job in Job.objects.all():
+        services.end(job.pk, 1, "done", result="x")
+    assert many(api, "a", "b", key="key").status_code == 200
+    assert Job.objects.count() == 2
+
+
 def test_twenty_at_once_with_one_key_make_one_job(api):
     responses = together(20, lambda number: api.create(key="k"))
     assert {response.status_code for response in responses} == {202}
@@ -576,6 +626,12 @@ def statuses(api, count, **options):
 def test_a_client_has_a_limit_and_another_has_its_own(three):
     assert statuses(three, 5) == [200, 200, 200, 429, 429]
     assert statuses(three, 1, REMOTE_ADDR="192.0.2.1") == [200]
+
+
+def test_each_of_many_jobs_counts_as_a_request(three):
+    assert many(three, "a", "b").status_code == 202
+    assert many(three, "a", "b").status_code == 429
+    assert Job.objects.count() == 2
 
 
 def test_the_limit_says_when_to_come_again(three, monkeypatch):

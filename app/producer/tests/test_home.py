@@ -7,10 +7,10 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import connection
 from django.utils import timezone
 
-from jobs import results, services, tasks
+from jobs import results, services
 from jobs.models import Job, ParkedTask
 from producer.celery import app
 
@@ -139,6 +139,19 @@ def test_a_report_that_makes_no_sense_becomes_a_dead_letter(home, nonsense):
     assert job.waiting
 
 
+def test_one_report_that_cannot_be_stored_takes_no_neighbour_with_it(results_worker):
+    jobs = [accept() for _ in range(20)]
+    for number, job in enumerate(jobs):
+        report(job, result="a\0b" if number == 7 else "fine")
+    with results_worker():  # to whom they come as one batch
+        for job in jobs[:7] + jobs[8:]:
+            assert ended(job).result == "fine"
+        until(ParkedTask.objects.exists)
+    assert ParkedTask.objects.get().kwargs is None  # nor can it be stored as a dead letter's arguments
+    jobs[7].refresh_from_db()
+    assert jobs[7].waiting
+
+
 def test_what_a_newer_service_says_besides_is_ignored(home):
     job = accept()
     report(job, mood="good")
@@ -187,6 +200,7 @@ def test_workers_are_killed_on_the_way(run, tmp_path, consumers, length):
         return all((tmp_path / point).exists() for point in POINTS)
 
     until(killed, 20)
+    run("producer", "results", "--concurrency", "1", via=celery)
     until(lambda: not Job.objects.exclude(filed=True).exists(), 20)
     assert [of(job, tmp_path / "results.txt") for job in jobs] == [1] * len(jobs)
     until(lambda: length("results") == 0)
@@ -345,27 +359,7 @@ def test_the_stream_of_nothing_is_empty():
     assert list(results.stream()) == []
 
 
-# Patience
-
-
-def test_patience_ends(settings, monkeypatch):
-    settings.PATIENCE_SECONDS = 0.5
-    monkeypatch.setattr(tasks, "FIRST_PAUSE_SECONDS", 0.1)
-    tried = []
-
-    def fail():
-        tried.append(1)
-        raise OperationalError("gone")
-
-    with pytest.raises(tasks.Reject) as rejected:
-        tasks.patiently(fail)
-    assert rejected.value.requeue
-    assert len(tried) >= 3
-
-
-def test_only_an_absent_postgresql_is_waited_for():
-    with pytest.raises(ZeroDivisionError):
-        tasks.patiently(lambda: 1 / 0)
+# The message
 
 
 def test_the_message_of_a_report_is_json_as_the_service_sends_it(messages):

@@ -89,10 +89,11 @@ def test_every_operation_is_described(document):
     assert {(path, method) for path, item in document["paths"].items() for method in item} == {
         ("/api/jobs", "post"),
         ("/api/jobs", "get"),
+        ("/api/jobs/batch", "post"),
         ("/api/jobs/{job_id}", "get"),
         ("/api/jobs/{job_id}/retry", "post"),
     }
-    assert len({operation["operationId"] for operation in operations(document)}) == 4
+    assert len({operation["operationId"] for operation in operations(document)}) == 5
     for operation in operations(document):
         assert operation["summary"]
         assert operation["description"]

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import IntegrityError, connection
+from django.db import DataError, IntegrityError, connection
 from django.utils import timezone
 
 from jobs import services
@@ -71,8 +71,8 @@ def test_a_delayed_job_is_due_later():
 
 @pytest.mark.parametrize("key", [None, "key"])
 def test_without_its_place_in_the_outbox_no_job_is_accepted(monkeypatch, key):
-    monkeypatch.setattr(services, "CHANNEL", "no such name")  # the last of the transaction's statements fails
-    with pytest.raises(Exception, match="syntax error"):
+    monkeypatch.setattr(services, "QUEUE", "x" * 256)  # the last of the transaction's statements fails
+    with pytest.raises(DataError):
         services.accept("a", "b", key=key)
     assert not Job.objects.exists()
     assert not Outbox.objects.exists()
@@ -93,6 +93,44 @@ def test_the_same_key_gives_the_same_job():
     assert other.pk != first.pk
     assert created
     assert Outbox.objects.count() == 2
+
+
+WORDS = [{"first": str(number), "second": "b", "delay_seconds": number} for number in range(3)]
+
+
+def test_many_are_accepted_in_their_order():
+    accepted, created = services.accept_all(WORDS)
+    assert created
+    assert [job.first for job in accepted] == ["0", "1", "2"]
+    assert [message.args for message in Outbox.objects.order_by("id")] == [["0", "b"], ["1", "b"], ["2", "b"]]
+    assert [message.job_id for message in Outbox.objects.order_by("id")] == [job.pk for job in accepted]
+    assert accepted[2].due_at - accepted[2].created_at == timedelta(seconds=2)
+
+
+def test_of_many_all_are_accepted_or_none():
+    with pytest.raises(DataError):
+        services.accept_all([*WORDS, {"first": "x" * 201, "second": "b"}])
+    assert not Job.objects.exists()
+    assert not Outbox.objects.exists()
+
+
+def test_one_key_for_many():
+    services.accept("a", "b", key="key")  # another request's
+    first, _ = services.accept_all(WORDS, "key")
+    again, created = services.accept_all(WORDS, "key")
+    assert not created
+    assert [job.pk for job in again] == [job.pk for job in first]
+    for other in (WORDS[:2], WORDS[::-1], [*WORDS, WORDS[0]], [WORDS[0]]):
+        with pytest.raises(services.KeyReused):
+            services.accept_all(other, "key")
+    assert Outbox.objects.count() == 4
+
+
+def test_one_key_for_many_at_once():
+    found = at_once(6, lambda number: services.accept_all(WORDS, "key"))
+    assert sorted(created for _, created in found) == [False] * 5 + [True]
+    assert len({tuple(job.pk for job in jobs) for jobs, _ in found}) == 1
+    assert Job.objects.count() == Outbox.objects.count() == 3
 
 
 def test_a_key_gives_its_job_when_that_has_ended():
@@ -197,6 +235,26 @@ def test_ends_may_come_twice_late_and_out_of_order(before, attempt, state, ends)
     assert (known.state, known.attempt) == (state if ends else before[0], before[1])
     if known.state == State.DONE:
         assert known.reason == ""
+
+
+def test_many_ends_are_one_after_the_other_for_each_job():
+    first, second, third = job(), job(attempt=2), job(State.FAILED)
+    ends = [
+        services.End(first.pk, 1, State.FAILED, reason="first"),
+        services.End(second.pk, 1, State.FAILED, reason="of an earlier attempt"),
+        services.End(first.pk, 1, State.DONE, result="x"),
+        services.End(uuid.uuid4(), 1, State.DONE, result="nobody's"),
+        services.End(third.pk, 1, State.FAILED, reason="no news"),
+        services.End(first.pk, 1, State.FAILED, reason="too late"),
+        services.End(first.pk, 1, State.DONE, result="too late"),
+    ]
+    assert services.end_all(ends) == {first.pk}
+    assert list(Job.objects.order_by("attempt", "state").values_list("pk", "state", "result", "reason")) == [
+        (first.pk, State.DONE, "x", ""),
+        (third.pk, State.FAILED, "", "broken"),
+        (second.pk, State.WAITING, "", ""),
+    ]
+    assert services.end_all([]) == set()
 
 
 def test_an_unknown_job_does_not_end():

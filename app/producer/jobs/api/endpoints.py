@@ -13,13 +13,14 @@ from producer import logs
 
 from . import paging, problems, schemas
 from .document import DocumentedAPI, answers
-from .limits import ClientThrottle, guard, patience
+from .limits import BATCH, ClientThrottle, guard, patience
 
 logger = logging.getLogger(__name__)
 
 SEARCH_SECONDS = 3
 
-api = DocumentedAPI(throttle=[ClientThrottle()])
+throttle = ClientThrottle()
+api = DocumentedAPI(throttle=[throttle])
 api.add_decorator(guard, mode="view")
 problems.handle(api)
 
@@ -40,6 +41,24 @@ def create(request, response: HttpResponse, job: schemas.NewJob, key: schemas.Ke
     with logs.about(made):
         logger.info("Accepted" if created else "Known by its key")
     return show(response, look(made, wait))
+
+
+@api.post(
+    BATCH,
+    operation_id="createJobs",
+    summary="Create many jobs",
+    response={200: schemas.Jobs, 202: schemas.Jobs},
+    openapi_extra=answers(400, 413, 415, 422),
+)
+def create_many(request, batch: schemas.NewJobs, key: schemas.BatchKey):
+    """All are accepted, or none: one transaction, and one request, for up to a hundred. Each counts as a request."""
+    throttle.check(request, len(batch.jobs) - 1)
+    try:
+        made, _ = services.accept_all([job.model_dump() for job in batch.jobs], key)
+    except services.KeyReused as exc:
+        raise problems.Problem(422, str(exc), kind=problems.KEY_REUSED) from exc
+    jobs = schemas.Jobs(items=[schemas.Job.model_validate(job) for job in made])
+    return Status(202 if any(job.waiting for job in made) else 200, jobs)
 
 
 @api.get(

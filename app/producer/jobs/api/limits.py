@@ -8,12 +8,15 @@ from functools import wraps
 
 from django.conf import settings
 from django_redis import get_redis_connection
+from ninja.errors import Throttled
 from ninja.throttling import BaseThrottle
 from redis.exceptions import RedisError
 
 from .problems import respond
 
 MOST_BYTES = 16 * 1024
+BATCH = "/jobs/batch"
+MOST_BATCH_BYTES = 256 * 1024
 WINDOW_SECONDS = 60
 REDIS_REST_SECONDS = 5
 
@@ -24,8 +27,9 @@ def guard(run):
     @wraps(run)
     def guarded(request, *args, **kwargs):
         length = int(request.META.get("CONTENT_LENGTH") or 0) if request.method == "POST" else 0
-        if length > MOST_BYTES:
-            return respond(413, f"A request may have {MOST_BYTES} bytes; this one has {length}.")
+        most = MOST_BATCH_BYTES if request.path_info.endswith(BATCH) else MOST_BYTES
+        if length > most:
+            return respond(413, f"A request may have {most} bytes; this one has {length}.")
         if length and request.content_type != "application/json":
             return respond(415, "The body must be application/json.")
         return run(request, *args, **kwargs)
@@ -42,23 +46,28 @@ class ClientThrottle(BaseThrottle):
 
     silent_until = 0.0
 
-    def allow_request(self, request):
+    def allow_request(self, request, weight=1):
         """Count the request; false if it is one too many."""
         limit = settings.API_REQUESTS_PER_MINUTE
-        return not limit or self.count(client(request)) <= limit
+        return not limit or self.count(client(request), weight) <= limit
+
+    def check(self, request, weight):
+        """Count a request that weighs more than others once more. Throttled: that was too much."""
+        if weight and not self.allow_request(request, weight):
+            raise Throttled(wait=self.wait())
 
     def wait(self):
         """Until the next window begins, in seconds."""
         return WINDOW_SECONDS - time.time() % WINDOW_SECONDS
 
-    def count(self, name):
+    def count(self, name, weight=1):
         """How many requests there were in this window, with this one; 0 if nobody knows."""
         if time.monotonic() < self.silent_until:
             return 0
         key = f"rate:{int(time.time() // WINDOW_SECONDS)}:{name}"
         try:
             pipeline = get_redis_connection("default").pipeline(transaction=False)
-            pipeline.incr(key)
+            pipeline.incr(key, weight)
             pipeline.expire(key, WINDOW_SECONDS)
             return pipeline.execute()[0]
         except (RedisError, OSError):

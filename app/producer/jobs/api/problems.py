@@ -113,6 +113,6 @@ def handle(api):
 def describe(error):
     """One of ninja's errors: where it is, and what is wrong there."""
     place, *names = error["loc"]
-    name = ".".join(str(part) for part in names if part != "job")
+    name = ".".join(str(part) for part in names if part not in ("job", "batch"))
     text = error["msg"].removeprefix("Value error, ")
     return {"in": place, "name": name, "detail": f"{name}: {text}" if name else text}

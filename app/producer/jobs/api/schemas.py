@@ -83,6 +83,17 @@ class NewJob(BaseModel):
     )
 
 
+class NewJobs(BaseModel):
+    """Many jobs at once."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"jobs": [{"first": "salt", "second": "pepper"}]}]},
+    )
+
+    jobs: list[NewJob] = Field(min_length=1, max_length=MOST_JOBS)
+
+
 class Job(BaseModel):
     """A job, as far as it came."""
 
@@ -101,6 +112,14 @@ class Job(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+
+
+class Jobs(BaseModel):
+    """Jobs in the order of the request."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [EXAMPLE]}]})
+
+    items: list[Job]
 
 
 class JobPage(BaseModel):
@@ -143,19 +162,23 @@ Wait = Annotated[
         description="Wait so many seconds for the job to end. The server may answer sooner when it is busy.",
     ),
 ]
-Key = Annotated[
-    str,
-    Header(
+
+
+def _key(most):
+    return Header(
         None,
         alias="Idempotency-Key",
         min_length=1,
-        max_length=models.Job._meta.get_field("idempotency_key").max_length,
+        max_length=most,
         pattern=r"^[\x21-\x7e]+$",
-        description="Visible ASCII characters, others for each new job. The same request with the same key gives the "
-        "same job.",
+        description="Visible ASCII characters, others for each new request. The same request with the same key gives "
+        "the same job.",
         example="7d1c7a52-0b6d-4f3c-b5b7-2f8c1c9a3f61",
-    ),
-]
+    )
+
+
+Key = Annotated[str, _key(models.Job._meta.get_field("idempotency_key").max_length)]
+BatchKey = Annotated[str, _key(200)]
 Cursor = Annotated[str, Query(None, pattern=PATTERN, description="Where to go on: `next` of the part before.")]
 Limit = Annotated[int, Query(20, ge=1, le=MOST_JOBS, description="How many jobs at most.")]
 State = Annotated[models.Job.State, Query(None, description="Only jobs in this state.")]
