@@ -50,6 +50,7 @@ molecule: .venv/test ## Each topology: create, deploy, deploy again, verify, des
 	@playbooks/nodes/engine.sh
 	MOLECULE_COMMAND_BORDERS=false $(run) molecule test --scenario-name onebox
 	MOLECULE_COMMAND_BORDERS=false $(run) molecule test --scenario-name quintet
+	MOLECULE_COMMAND_BORDERS=false $(run) molecule test --scenario-name foreign
 
 bench-deploy: .venv/deploy ## Time of a deploy against plain shell, on fresh nodes
 	@playbooks/nodes/engine.sh

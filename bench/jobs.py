@@ -99,12 +99,12 @@ WORDS = {"first": "a", "second": "b"}
 
 def accepted(ask):
     """A job that nobody waits for."""
-    return ask("POST", "/api/jobs", json.dumps(WORDS), HEADERS)[0] == 202
+    return ask("POST", "/api/jobs", json.dumps(WORDS), HEADERS)[0] in (200, 202)
 
 
 def many_accepted(ask):
     """A hundred of them by one request."""
-    return ask("POST", "/api/jobs/batch", json.dumps({"jobs": [WORDS] * BATCH}), HEADERS)[0] == 202
+    return ask("POST", "/api/jobs/batch", json.dumps({"jobs": [WORDS] * BATCH}), HEADERS)[0] in (200, 202)
 
 
 def done(ask):

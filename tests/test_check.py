@@ -75,22 +75,50 @@ CASES = {
     # -- projects -----------------------------------------------------------------------------------------------------
     "unknown key in a project": Case(PROJECT, "gate: [", "gates: [", ("django_projects", "gates", IN_PROJECT)),
     "unknown key in web": Case(
-        PROJECT, APPLICATION, APPLICATION + "\n      threads: 2", ("django_projects", "web", "threads", IN_PROJECT)
+        PROJECT, APPLICATION, APPLICATION + "\n      thread: 2", ("django_projects", "web", "thread", IN_PROJECT)
     ),
     "missing key in worker": Case(
-        PROJECT, WORKER, "worker: {celery_app: service}", ("django_projects", "worker", "queues", IN_PROJECT)
+        PROJECT, WORKER, "worker: {queues: [service]}", ("django_projects", "worker", "celery_app", IN_PROJECT)
+    ),
+    "no source": Case(PROJECT, "source: {path: app/producer}", "source: {root: x}", ("path, git, archive", IN_PROJECT)),
+    "two sources": Case(
+        PROJECT,
+        "source: {path: app/producer}",
+        "source: {path: app/producer, archive: x.tar}",
+        ("mutually exclusive", "path|git|archive|package", IN_PROJECT),
     ),
     "path that does not exist": Case(
-        PROJECT,
-        "path: app/producer",
-        "path: app/produce",
-        ("there is no <site>/app/produce/manage.py, no <site>/app/produce/requirements.txt. A source.path", IN_PROJECT),
+        PROJECT, "path: app/producer", "path: app/produce", ("quintet: producer: ", "source.path", "<site>/app/produce")
     ),
-    "path without requirements": Case(
+    "requirements that do not exist": Case(
         PROJECT,
-        "path: app/producer",
-        "path: bare",
-        ("django_projects: there is no <site>/bare/requirements.txt. A source.path", IN_PROJECT),
+        "source: {path: app/producer}\n    dependencies: {require_hashes: true}",
+        "source: {path: app/producer}\n    dependencies: {requirements: [req.txt]}",
+        ("quintet: producer: ", "dependencies.requirements", "req.txt"),
+    ),
+    "host that is none": Case(
+        PROJECT, f"    {WORKER}\n", f"    {WORKER}\n    hosts: [worker7]\n", ("worker7", "`hosts`", IN_PROJECT)
+    ),
+    "host of the wrong tier": Case(
+        PROJECT, f"    {WORKER}\n", f"    {WORKER}\n    hosts: [web1]\n", ("service", "`hosts`", IN_PROJECT)
+    ),
+    "place that no service has": Case(
+        PROJECT,
+        f"    {WORKER}\n",
+        f"    {WORKER}\n    environment: {{DB: '{{database.hots}}'}}\n",
+        ("DB: {database.hots} is no place of a service", "database.host,", IN_PROJECT),
+    ),
+    "empty secret of a project": Case(
+        PROJECT,
+        f"    {WORKER}\n",
+        f"    {WORKER}\n    secrets: {{KEY: ''}}\n",
+        ("service: secrets.KEY is empty", IN_PROJECT),
+    ),
+    "one Redis database for strangers": Case(
+        PROJECT,
+        f"    {WORKER}\n",
+        f"    {WORKER}\n    broker: {{vhost: service}}\n",
+        ("one redis_database (0)", IN_PROJECT),
     ),
     "two projects with one name": Case(
         PROJECT, "name: service", "name: producer", ("django_projects: producer: a name is used twice,", IN_PROJECT)

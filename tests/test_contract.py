@@ -10,7 +10,7 @@ from ansible.template import trust_as_template
 from tests.samples import ARCHIVES, SECRETS, UGLY_IN_URL
 from tests.topology import Topology
 
-PROJECTS = {"producer": {"name": "producer"}, "service": {"name": "service"}}
+PROJECTS = ("producer", "service")
 
 URLS = {
     "broker_url": f"amqp://django:broker%20{UGLY_IN_URL}@rabbitmq.quintet.internal:5672/rabbit",
@@ -28,9 +28,12 @@ PRODUCER_SITE = {
     "release": "aaaaaaaaaaaa",
     "host_names": ["localhost"],
     "application": "producer.wsgi:application",
+    "config": "gunicorn.conf.py",
+    "health": {"path": "/healthz/live", "statuses": [200]},
     "daemons": [{"name": "relay", "command": "relay", "watchdog_seconds": 60}],
 }
 PRODUCER_WORKER = {
+    "name": "producer",
     "project": "producer",
     "directory": "/opt/quintet/producer",
     "release": "aaaaaaaaaaaa",
@@ -40,6 +43,7 @@ PRODUCER_WORKER = {
     "watchdog_seconds": 60,
 }
 SERVICE_WORKER = {
+    "name": "service",
     "project": "service",
     "directory": "/opt/quintet/service",
     "release": "bbbbbbbbbbbb",
@@ -168,6 +172,13 @@ VALUES = [
 ]
 
 
+def project(topology, name, **more):
+    """A project, as the contract completes its entry with more in it."""
+    host = topology.hosts()[0]
+    entries = [entry | (more if entry["name"] == name else {}) for entry in topology.render(host, "django_projects")]
+    return next(one for one in topology.render(host, "projects", django_projects=entries) if one["name"] == name)
+
+
 @pytest.fixture
 def named(request):
     """A topology by its name."""
@@ -186,13 +197,14 @@ def test_host(named, topology, host, name):
 
 @pytest.mark.parametrize("name", URLS)
 def test_url_is_the_same_on_every_host(each, name):
-    assert {each.render(host, name) for host in each.hosts()} == {URLS[name]}
+    both = [project(each, one) for one in PROJECTS]
+    assert {each.render(host, name, project=one) for host in each.hosts() for one in both} == {URLS[name]}
 
 
-@pytest.mark.parametrize("project", DATABASE_URLS)
-def test_database_url_is_the_same_on_every_host(each, project):
-    urls = {each.render(host, "database_url", project=PROJECTS[project]) for host in each.hosts()}
-    assert urls == {DATABASE_URLS[project]}
+@pytest.mark.parametrize("name", DATABASE_URLS)
+def test_database_url_is_the_same_on_every_host(each, name):
+    urls = {each.render(host, "database_url", project=project(each, name)) for host in each.hosts()}
+    assert urls == {DATABASE_URLS[name]}
 
 
 @pytest.mark.parametrize(
@@ -212,29 +224,150 @@ def test_url_read_back_gives_the_password(url, user, password):
 
 
 def test_names_in_urls_are_quoted_too(quintet):
-    url = quintet.render("web1", "broker_url", broker_user="a/b@c", broker_vhost="x/y#z")
+    ugly = project(quintet, "service", broker={"user": "a/b@c", "vhost": "x/y#z"})
+    url = quintet.render("web1", "broker_url", project=ugly, broker_passwords={"a/b@c": "x"})
     assert url.startswith("amqp://a%2Fb%40c:")
     assert url.endswith("/x%2Fy%23z")
 
 
-@pytest.mark.parametrize("project", PROJECTS)
-def test_environment_of_a_project(quintet, project):
-    environment = quintet.render("web1", "project_environment", project=PROJECTS[project])
+@pytest.mark.parametrize("name", PROJECTS)
+def test_environment_of_a_project(quintet, name):
+    environment = quintet.render("web1", "project_environment", project=project(quintet, name))
     assert environment == {
-        "DATABASE_URL": DATABASE_URLS[project],
+        "DATABASE_URL": DATABASE_URLS[name],
         "CELERY_BROKER_URL": URLS["broker_url"],
         "CELERY_RESULT_BACKEND": URLS["result_backend_url"],
         "CACHE_URL": URLS["cache_url"],
-        "SECRET_KEY": SECRETS["django_secret_keys"][project],
+        "SECRET_KEY": SECRETS["django_secret_keys"][name],
         "ALLOWED_HOSTS": "localhost",
+        "MEDIA_ROOT": f"/var/lib/{name}/media",
+        "QUINTET_FILES": f"/opt/quintet/{name}/files",
     }
 
 
 def test_environment_of_a_project_can_be_added_to(quintet):
-    project = {"name": "producer", "environment": {"DEBUG": "0", "CACHE_URL": "locmem://"}}
-    environment = quintet.render("web1", "project_environment", project=project)
+    more = project(
+        quintet,
+        "producer",
+        environment={"DEBUG": "0", "CACHE_URL": "locmem://", "JSON": '{"a": 1}', "NUMBER": 3},
+        secrets={"DSN": "pg://{database.user}:{database.password}@{database.host}:{database.port}/{database.name}"},
+    )
+    environment = quintet.render("web1", "project_environment", project=more)
     assert (environment["DEBUG"], environment["CACHE_URL"]) == ("0", "locmem://")
+    assert (environment["JSON"], environment["NUMBER"]) == ('{"a": 1}', "3")
+    password = SECRETS["database_passwords"]["producer"]
+    assert environment["DSN"] == f"pg://producer:{password}@postgresql.quintet.internal:5432/producer"
     assert environment["CELERY_BROKER_URL"] == URLS["broker_url"]
+
+
+# What a project of its own gets that says no more than it must.
+SHOP = {
+    "name": "shop",
+    "source": {"path": "x"},
+    "settings_module": "shop.settings",
+    "web": {"application": "shop.wsgi"},
+    "worker": {"celery_app": "shop"},
+}
+GIVEN = {
+    "archives": {"shop": "/x/.cache/shop/cccccccccccc.tar"},
+    "database_passwords": {"shop": "db"},
+    "django_secret_keys": {"shop": "key"},
+    "broker_passwords": {"shop": "rabbit", "django": "x"},
+}
+
+
+def shop(topology, host, expression, **more):
+    """The value of an expression where there is only that project, with more in its entry."""
+    given = GIVEN | {"django_projects": [SHOP | more]}
+    [found] = topology.render(host, "projects", **given)
+    return topology.render(host, expression, project=found, **given)
+
+
+def test_places_of_the_services(quintet):
+    assert shop(quintet, "web1", "project_values") == {
+        "database.url": "postgresql://shop:db@postgresql.quintet.internal:5432/shop",
+        "database.host": "postgresql.quintet.internal",
+        "database.port": 5432,
+        "database.name": "shop",
+        "database.user": "shop",
+        "database.password": "db",
+        "broker.url": "amqp://shop:rabbit@rabbitmq.quintet.internal:5672/shop",
+        "broker.host": "rabbitmq.quintet.internal",
+        "broker.port": 5672,
+        "broker.user": "shop",
+        "broker.password": "rabbit",
+        "broker.vhost": "shop",
+        "results.url": f"redis://django:redis%20{UGLY_IN_URL}@redis.quintet.internal:6379/898",
+        "results.host": "redis.quintet.internal",
+        "results.port": 6379,
+        "results.user": "django",
+        "results.password": SECRETS["redis_password"],
+        "results.database": 898,
+        "cache.url": f"redis://django:redis%20{UGLY_IN_URL}@redis.quintet.internal:6380/899",
+        "cache.host": "redis.quintet.internal",
+        "cache.port": 6380,
+        "cache.user": "django",
+        "cache.password": SECRETS["redis_password"],
+        "cache.database": 899,
+        "secret_key": "key",
+        "hosts": "localhost",
+        "state": "/var/lib/shop",
+        "files": "/opt/quintet/shop/files",
+    }
+
+
+def test_a_project_has_a_vhost_and_a_user_of_its_own(quintet):
+    users = shop(quintet, "rabbitmq1", "broker_users")
+    assert [user["name"] for user in users] == ["django", "shop"]
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    assert users[1] == {"name": "shop", "password": "rabbit", "tags": [], "permissions": {"shop": everything}}
+    assert shop(quintet, "rabbitmq1", "broker_vhosts")[1:] == [{"name": "shop", "default_queue_type": "classic"}]
+
+
+def test_projects_may_share_a_vhost(quintet):
+    shared = {"vhost": "rabbit", "queue_type": "quorum"}
+    assert len(shop(quintet, "rabbitmq1", "broker_vhosts", broker=shared)) == 1
+    assert list(shop(quintet, "rabbitmq1", "broker_users", broker=shared)[1]["permissions"]) == ["rabbit"]
+
+
+def test_a_project_on_some_hosts(wide):
+    def hosts(**more):
+        return {
+            name: [host for host in wide.hosts() if shop(wide, host, f"host_{name}_projects", **more)]
+            for name in ("web", "worker", "first")
+        }
+
+    assert hosts() == {"web": ["web1", "web2"], "worker": ["web2", "worker1", "worker2"], "first": ["web1"]}
+    assert hosts(hosts=["web2", "worker2"]) == {"web": ["web2"], "worker": ["web2", "worker2"], "first": ["web2"]}
+    assert shop(wide, "data1", "databases", hosts=["worker2"])[0]["clients"] == ["10.213.10.14"]
+
+
+def test_workers_beside_the_first_are_like_it_where_they_say_nothing(quintet):
+    worker = {"celery_app": "shop", "concurrency": 4, "more": [{"name": "slow", "queues": ["slow"], "concurrency": 1}]}
+    workers = shop(quintet, "worker1", "celery_worker_workers", worker=worker)
+    assert [(one["name"], one.get("queues"), one["concurrency"]) for one in workers] == [
+        ("shop", None, 4),
+        ("shop-slow", ["slow"], 1),
+    ]
+
+
+def test_beat_runs_on_the_first_worker_host_alone(wide):
+    worker = {"celery_app": "shop", "beat": {}}
+    here = {host: shop(wide, host, "celery_worker_beats", worker=worker) for host in wide.hosts("worker")}
+    assert {host: [beat["here"] for beat in beats] for host, beats in here.items()} == {
+        "worker1": [True],
+        "worker2": [False],
+        "web2": [False],
+    }
+    assert here["worker1"][0]["scheduler"] == "celery.beat:PersistentScheduler"
+
+
+def test_packages_to_run_are_installed_where_the_project_is(wide):
+    more = {"dependencies": {"packages": ["libmagic1"]}, "hosts": ["web1", "worker1"]}
+    assert [host for host in wide.hosts() if "libmagic1" in shop(wide, host, "host_packages", **more)] == [
+        "web1",
+        "worker1",
+    ]
 
 
 @pytest.mark.parametrize("topology", CLIENTS)
@@ -262,7 +395,7 @@ def test_first_hosts_among_several(wide):
 
 
 def test_a_project_of_both_tiers_is_migrated_by_a_web_host_alone(wide):
-    both = [{"name": "both", "web": {"application": "x"}, "worker": {"celery_app": "x", "queues": ["x"]}}]
+    both = [SHOP]
     first = {host: wide.render(host, EXPRESSIONS["first_projects"], django_projects=both) for host in wide.hosts()}
     assert [host for host, projects in first.items() if projects] == ["web1"]
 
@@ -315,13 +448,13 @@ def test_a_project_without_a_release_is_an_error(quintet, group, name):
         quintet.render(host, name, archives=trust_as_template("{{ no_such_name }}"))
 
 
-@pytest.mark.parametrize("project", PROJECTS)
-def test_a_release_is_named_by_its_archive(each, project):
+@pytest.mark.parametrize("name", PROJECTS)
+def test_a_release_is_named_by_its_archive(each, name):
     for host in each.hosts():
         found = [
-            each.render(host, f"django_project_{name}", project=PROJECTS[project]) for name in ("archive", "release")
+            each.render(host, f"django_project_{one}", project=project(each, name)) for one in ("archive", "release")
         ]
-        assert found == [ARCHIVES[project], {"producer": "aaaaaaaaaaaa", "service": "bbbbbbbbbbbb"}[project]]
+        assert found == [ARCHIVES[name], {"producer": "aaaaaaaaaaaa", "service": "bbbbbbbbbbbb"}[name]]
 
 
 @pytest.mark.parametrize(("name", "host", "share"), [("quintet", "redis1", 1), ("onebox", "box1", 5)])

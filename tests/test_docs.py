@@ -4,10 +4,20 @@ import re
 import subprocess
 
 import pytest
+import yaml
 
+from tests import options
+from tests.samples import topology
 from tests.topology import ROOT
 
-REQUIRED = ["CHANGELOG.md", "README.md", "STYLE.md", "docs/architecture.md", "docs/tour.md"]
+REQUIRED = [
+    "CHANGELOG.md",
+    "README.md",
+    "STYLE.md",
+    "docs/architecture.md",
+    "docs/bring-your-project.md",
+    "docs/tour.md",
+]
 MOST_OF_THE_TOUR = 8
 
 
@@ -160,3 +170,27 @@ def test_what_is_wrong_is_found():
         "tests/none.py",
         "playbooks/none.yml",
     ]
+
+
+# -- Projects of others -----------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_options_is_that_of_the_settings():
+    assert options.PAGE.read_text() == options.page(), "python -m tests.options writes it"
+
+
+def test_the_examples_are_what_the_scenario_deploys():
+    entries = yaml.safe_load(read("molecule/foreign/group_vars/all/projects.yml"))["django_projects"]
+    examples = read("docs/bring-your-project.md").partition("## Three examples")[2].partition("## All options")[0]
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", examples, re.DOTALL)]
+    assert len(blocks) == 3
+    for [example] in blocks:
+        assert example in entries, example["name"]
+
+
+def test_every_place_is_on_the_page():
+    places = topology("quintet").render("web1", "project_values | list", project={})
+    text = read("docs/bring-your-project.md").partition("## Places")[2].partition("## Three")[0]
+    for place in places:
+        service, _, name = place.partition(".")
+        assert f"`{{{place}}}`" in text or (f"`{{{service}.url}}`" in text and f"`{name}`" in text), place

@@ -2,6 +2,7 @@
 
 import configparser
 import hashlib
+import json
 import re
 import shlex
 import subprocess
@@ -15,12 +16,10 @@ from tests.samples import SECRETS, UGLY, argument_spec
 from tests.topology import ROOT
 
 MANAGED = "Ansible managed"
-PROJECTS = [
-    {"name": "producer", "settings_module": "producer.settings", "environment": {"UGLY": UGLY}},
-    {"name": "service", "settings_module": "service.settings"},
-]
+NAMES = ("producer", "service")
 # Each template: its role's group, and the items for which it is rendered (none: it is rendered once).
 TEMPLATES = {
+    "celery_worker/beat.service.j2": ("worker", "celery_worker_beats"),
     "celery_worker/celery.service.j2": ("worker", "celery_worker_workers"),
     "django_project/environment.j2": ("all", None),
     "django_project/quintet-manage.j2": ("all", None),
@@ -45,6 +44,13 @@ def loaded(path):
     return (DataLoader().load_from_file(str(path), trusted_as_template=True) or {}) if path.exists() else {}
 
 
+def project(topology, name="producer", **more):
+    """A project, as the contract completes its entry with more in it."""
+    host = topology.hosts()[0]
+    entries = [entry | (more if entry["name"] == name else {}) for entry in topology.render(host, "django_projects")]
+    return next(one for one in topology.render(host, "projects", django_projects=entries) if one["name"] == name)
+
+
 def templar(topology, host, role, **more):
     """What a role's template sees on a host: defaults, under the inventory, under the role's own, under the turn's."""
     known = topology.templar(host).available_variables
@@ -62,7 +68,7 @@ def render(topology, template, host=None, **more):
     role, _, name = template.partition("/")
     group, loop = TEMPLATES[template]
     host = host or topology.hosts(group)[0]
-    more = {"project": PROJECTS[0], **more}
+    more = {"project": project(topology), **more}
     turns = [{}]
     if loop:
         expression = trust_as_template("{{ " + loop + " }}")
@@ -102,10 +108,14 @@ def test_every_template_is_here():
     assert found == set(TEMPLATES)
 
 
+# What none of the two projects has.
+BEATS = [{"project": "x", "directory": "/x", "celery_app": "a.b", "scheduler": "s:S", "here": True}]
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_renders_on_every_host(each, template):
     for host in each.hosts(TEMPLATES[template][0]):
-        for text in render(each, template, host):
+        for text in render(each, template, host, celery_worker_beats=BEATS):
             assert text.strip()
             assert text.endswith("\n")
             assert "{{" not in text
@@ -185,46 +195,46 @@ def test_files(each, role):
     assert sorted(found, key=lambda one: one["path"]) == sorted(expected, key=lambda one: one["path"])
 
 
-def task_files(topology, **more):
-    """The files of the role of projects, which stand in its task."""
-    [task, *_] = DataLoader().load_from_file(
-        str(ROOT / "roles/django_project/tasks/main.yml"), trusted_as_template=True
-    )
-    host = topology.hosts()[0]
-    return templar(topology, host, "django_project", project=PROJECTS[0], **more).template(task)["systemd_units"][
-        "files"
-    ]
+def project_files(topology, **more):
+    """The files of the role of projects, for one with more in its entry."""
+    return evaluated(topology, "django_project", "__django_project_files", project=project(topology, **more))
 
 
 def test_what_a_host_says_is_no_command_on_the_controller(onebox):
     known = {"role_path": "/r", "ansible_playbook_python": "/v/python", "django_project_archive": "/a.tar"}
     said = {"__django_project_found": {"stdout_lines": ["3.13 x86_64;echo$(echo${IFS}done)"]}}
     template = trust_as_template("{{ __django_project_bundle }}")
-    command = templar(onebox, "box1", "django_project", project=PROJECTS[0], **known, **said).template(template)
-    # As the controller's shell would start it, but only printed.
-    words = subprocess.check_output(command.replace("/r/files/bundle.sh", r"printf '%s\n'", 1), shell=True, text=True)
-    assert words.split() == ["/v/uv", "/a.tar", "requirements.txt", "3.13", "x86_64;echo$(echo${IFS}done)"]
+    # A list of words, which no shell reads.
+    *words, entry = templar(onebox, "box1", "django_project", project=project(onebox), **known, **said).template(
+        template
+    )
+    assert words == ["/v/python", "/r/files/bundle.py", "/v/uv", "/a.tar", "3.13", "x86_64;echo$(echo${IFS}done)"]
+    assert json.loads(entry)["source"] == {"path": "app/producer"}
 
 
 def test_files_of_a_project(each):
-    assert task_files(each) == [
+    commands, state = {"never": ["flush", "reset_db"]}, {"files": {"jwt.key": UGLY}}
+    more = {"commands": commands, "state": state}
+    assert project_files(each, **more) == [
         {
-            "path": "/opt/quintet/producer/environment",
+            "path": "/opt/quintet/producer/environment.next",
             "secret": render(each, "django_project/environment.j2")[0],
             "mode": "0600",
         },
+        {"path": "/opt/quintet/producer/never", "content": "flush\nreset_db\n"},
         {
             "path": "/usr/local/bin/quintet-manage",
             "content": render(each, "django_project/quintet-manage.j2")[0],
             "mode": "0755",
         },
+        {"path": "/opt/quintet/producer/files/jwt.key", "group": "producer", "mode": "0640", "secret": UGLY},
     ]
 
 
 @pytest.mark.parametrize("role", [*FILES, "django_project"])
 def test_files_are_what_the_module_takes(each, role):
     spec = argument_spec("systemd_units")["files"]["options"]
-    found = evaluated(each, role, f"__{role}_files") if role in FILES else task_files(each)
+    found = evaluated(each, role, f"__{role}_files") if role in FILES else project_files(each)
     assert found
     for file in found:
         assert file.keys() <= spec.keys()
@@ -475,14 +485,21 @@ def environment(text):
 
 
 def test_environment_says_what_the_contract_says(each):
-    for project in PROJECTS:
-        [text] = render(each, "django_project/environment.j2", project=project)
-        expected = each.render(each.hosts()[0], "project_environment", project=project)
-        assert environment(text) == {"DJANGO_SETTINGS_MODULE": project["settings_module"], **expected}
+    for name in NAMES:
+        one = project(each, name)
+        [text] = render(each, "django_project/environment.j2", project=one)
+        expected = each.render(each.hosts()[0], "project_environment", project=one)
+        assert environment(text) == {"DJANGO_SETTINGS_MODULE": f"{name}.settings", **expected}
+
+
+def test_an_overlay_stands_before_the_settings(onebox):
+    one = project(onebox, settings_overlay=True)
+    found = environment(render(onebox, "django_project/environment.j2", project=one)[0])
+    assert (found["DJANGO_SETTINGS_MODULE"], found["QUINTET_SETTINGS"]) == ("quintet_settings", "producer.settings")
 
 
 def test_environment_keeps_ugly_values(onebox):
-    [text] = render(onebox, "django_project/environment.j2")
+    [text] = render(onebox, "django_project/environment.j2", project=project(onebox, environment={"UGLY": UGLY}))
     found = environment(text)
     assert found["UGLY"] == UGLY
     assert found["SECRET_KEY"] == SECRETS["django_secret_keys"]["producer"]
@@ -509,6 +526,7 @@ def test_quintet_manage_runs_a_command_in_a_release(onebox, tmp_path, arguments,
     for name in ("r1", "r2"):
         (tmp_path / "app/releases" / name).mkdir(parents=True)
     (tmp_path / "app/current").symlink_to("releases/r1")
+    (tmp_path / "app/never").write_text("flush\n")
     stand_in = tmp_path / "bin/systemd-run"
     stand_in.parent.mkdir()
     stand_in.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
@@ -517,11 +535,21 @@ def test_quintet_manage_runs_a_command_in_a_release(onebox, tmp_path, arguments,
     command = ["sh", "-c", text, "quintet-manage", *arguments, "app", "migrate", "a  b"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
     home = tmp_path / "app"
-    assert ran[-4:] == [f"{home}/releases/{release}/venv/bin/python", "manage.py", "migrate", "a  b"]
+    assert ran[-5:] == [f"{home}/releases/{release}/venv/bin/python", "-m", "django", "migrate", "a  b"]
     assert {"--uid=app", "--gid=app", "--wait", "--property=NoNewPrivileges=yes"} <= set(ran)
-    assert f"--property=WorkingDirectory={home}/releases/{release}/source" in ran
-    assert f"--property=EnvironmentFile={home}/environment" in ran
+    assert f"--property=WorkingDirectory={home}/releases/{release}/project" in ran
+    assert f"--property=EnvironmentFile={home}/environment{'.next' if arguments else ''}" in ran
     assert f"--setenv=STATIC_ROOT={home}/releases/{release}/static" in ran
+    # What must never run does not; what only begins so, does.
+    for name, status in (("flush", 77), ("flush_cache", 0), ("--flush", 0)):
+        command[-2:] = [name, "flush"]
+        assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == status
+    # Another program than Django's, as a unit with a name.
+    if not arguments:
+        command[4:] = ["--module", "gunicorn", "--unit", "try.service", "app", "flush"]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert ran[-3:] == ["-m", "gunicorn", "flush"]
+        assert "--unit=try.service" in ran
 
 
 # -- Units ------------------------------------------------------------------------------------------------------------
@@ -544,30 +572,56 @@ def test_celery_unit(each):
 
 def test_celery_unit_with_every_key(onebox):
     worker = {
-        **{"project": "x", "directory": "/x", "celery_app": "a.b", "queues": ["p", "q"]},
-        **{"concurrency": 3, "memory_max_mb": 100, "stop_timeout_seconds": 7},
+        **{"name": "x-slow", "project": "x", "directory": "/x", "celery_app": "a.b", "queues": ["p", "q"]},
+        **{"pool": "threads", "concurrency": 3, "max_tasks_per_child": 5, "memory_max_mb": 100},
+        **{"time_limit_seconds": 60, "soft_time_limit_seconds": 50, "stop_timeout_seconds": 7},
     }
     [text] = render(onebox, "celery_worker/celery.service.j2", celery_worker_workers=[worker])
     service = unit(text)["Service"]
-    assert "--queues p,q --concurrency 3 " in service["ExecStart"]
+    assert service["ExecStart"].split()[4:] == [
+        *("worker", "--hostname", "x-slow@%H", "--queues", "p,q", "--pool", "threads", "--concurrency", "3"),
+        *("--max-tasks-per-child", "5", "--time-limit", "60", "--soft-time-limit", "50"),
+        *("-O", "fair", "--without-gossip", "--without-mingle", "--loglevel", "INFO"),
+    ]
     assert (service["TimeoutStopSec"], service["MemoryHigh"], service["MemoryMax"]) == ("7", "80M", "100M")
     assert (service["Type"], "WatchdogSec" in service) == ("exec", False), "not every project speaks to systemd"
+
+
+def test_a_worker_without_queues_has_celerys_own(onebox):
+    worker = {"name": "x", "project": "x", "directory": "/x", "celery_app": "x"}
+    [text] = render(onebox, "celery_worker/celery.service.j2", celery_worker_workers=[worker])
+    assert "--queues celery -O" in " ".join(unit(text)["Service"]["ExecStart"].split())
+
+
+def test_beat_unit(onebox):
+    [text] = render(onebox, "celery_worker/beat.service.j2", celery_worker_beats=BEATS)
+    service = unit(text)["Service"]
+    assert service["ExecStart"].split() == [
+        *("/x/current/venv/bin/celery", "--quiet", "--app", "a.b", "beat", "--scheduler", "s:S"),
+        *("--schedule", "%S/x/beat-schedule", "--pidfile=", "--loglevel", "INFO"),
+    ]
+    units = evaluated(onebox, "celery_worker", "__celery_worker_units", celery_worker_beats=BEATS)
+    assert (units[-1]["name"], units[-1]["enabled"]) == ("beat-x.service", True)
+    elsewhere = [BEATS[0] | {"here": False}]
+    units = evaluated(onebox, "celery_worker", "__celery_worker_units", celery_worker_beats=elsewhere)
+    assert (units[-1]["name"], units[-1]["enabled"]) == ("beat-x.service", False)
 
 
 def test_daemon_unit(each):
     [text] = render(each, "web/daemon.service.j2")
     service = unit(text)["Service"]
-    assert service["ExecStart"] == "/opt/quintet/producer/current/venv/bin/python manage.py relay"
+    assert service["ExecStart"] == "/opt/quintet/producer/current/venv/bin/python -m django relay"
     assert_unit_of_project(service, "producer")
     assert (service["Type"], service["NotifyAccess"], service["WatchdogSec"]) == ("notify", "main", "60")
 
 
 def test_daemon_unit_with_every_key(onebox):
     daemon = {"name": "d", "command": "run --all", "memory_max_mb": 100}
-    sites = [{"project": "x", "directory": "/x", "daemons": [daemon]}, {"project": "y", "directory": "/y"}]
+    sites = [{"project": "x", "directory": "/x", "daemons": [daemon], "application": "x"}]
+    sites += [{"project": "y", "directory": "/y", "application": "y"}]
     [text] = render(onebox, "web/daemon.service.j2", web_sites=sites)
     service = unit(text)["Service"]
-    assert service["ExecStart"] == "/x/current/venv/bin/python manage.py run --all"
+    assert service["ExecStart"] == "/x/current/venv/bin/python -m django run --all"
     assert (service["Type"], service["MemoryHigh"], service["MemoryMax"]) == ("exec", "80M", "100M")
 
 
@@ -577,7 +631,7 @@ def test_gunicorn_unit(each):
     assert unit(text)["Unit"]["Requires"] == "gunicorn-producer.socket"
     service = unit(text)["Service"]
     assert service["ExecStart"].split() == [
-        "/opt/quintet/producer/current/venv/bin/gunicorn",
+        *("/opt/quintet/producer/current/venv/bin/gunicorn", "--config", "gunicorn.conf.py"),
         "producer.wsgi:application",
     ]
     assert_unit_of_project(service, "producer")
@@ -587,11 +641,39 @@ def test_gunicorn_unit(each):
     assert listens["SocketMode"] == "0600"
 
 
+def test_gunicorn_unit_with_every_key(onebox):
+    site = {"project": "x", "directory": "/x", "application": "x.asgi:application", "interface": "asgi", "prefix": "/s"}
+    site |= {"workers": 3, "threads": 2, "timeout_seconds": 9, "memory_max_mb": 100}
+    service = unit(render(onebox, "web/gunicorn.service.j2", web_sites=[site])[0])["Service"]
+    assert service["ExecStart"].split()[1:] == [
+        *("--config", "/x/current/gunicorn.conf.py", "--workers", "3", "--threads", "2", "--timeout", "9"),
+        "x.asgi:application",
+    ]
+    assert service["MemoryMax"] == "100M"
+    assert "Environment=SCRIPT_NAME=/s" in render(onebox, "web/gunicorn.service.j2", web_sites=[site])[0]
+
+
+def test_a_try_is_what_the_service_will_be(onebox):
+    sites = [
+        {"project": "x", "directory": "/x", "application": "x:x", "release": "r", "host_names": ["a", "b"]},
+        {"project": "y", "directory": "/y", "application": "y:y", "release": "r", "host_names": ["c"], "prefix": "/y"},
+    ]
+    sites[1]["health"] = {"path": "/ok", "statuses": [404], "seconds": 5}
+    one, two = evaluated(onebox, "web", "__web_tries", web_sites=sites)
+    assert (one["host"], one["path"], one["prefix"], one["seconds"], one["tcp"]) == ("a", "/", "", 30, False)
+    assert {200, 302, 404} < set(one["statuses"])
+    assert 500 not in one["statuses"]
+    assert (two["path"], two["prefix"], two["statuses"], two["seconds"]) == ("/ok", "/y", [404], 5)
+    for site, tried in zip(sites, (one, two), strict=True):
+        service = unit(render(onebox, "web/gunicorn.service.j2", web_sites=[site])[0])["Service"]
+        assert service["ExecStart"].split(maxsplit=1)[1] == tried["gunicorn"]
+
+
 def assert_unit_of_project(service, project):
     """A service of a project runs as its user, with its environment, from its current release, in the sandbox."""
     assert (service["User"], service["Group"], service["StateDirectory"]) == (project, project, project)
     assert service["EnvironmentFile"] == f"/opt/quintet/{project}/environment"
-    assert service["WorkingDirectory"] == f"/opt/quintet/{project}/current/source"
+    assert service["WorkingDirectory"] == f"/opt/quintet/{project}/current/project"
     assert service["Restart"] == "always"
     assert service["NoNewPrivileges"] == "yes"
     assert service["ProtectSystem"] == "strict"
@@ -630,3 +712,28 @@ def test_nginx_serves_several_sites_and_the_first_by_default(onebox):
     assert ("listen", "8080") in two
     assert ("server_name", "a.example b.example") in one
     assert ("proxy_pass", "http://two") in two
+
+
+def test_nginx_serves_a_site_with_every_key(onebox):
+    site = SITES[0] | {"prefix": "/shop", "request_mb": 20, "static_url": "/shop/static/", "media_url": "/shop/media/"}
+    [server] = servers(render(onebox, "web/nginx.conf.j2", web_sites=[site | {"timeout_seconds": 60}])[0])
+    assert ("client_max_body_size", "20m") in server
+    assert ("proxy_pass", "http://one") in server, "a WSGI server takes the prefix off itself"
+    assert ("proxy_read_timeout", "65s") in server
+    assert [value for name, value in server if name == "alias"] == ["/o/one/current/static/", "/var/lib/one/media/"]
+    text = render(onebox, "web/nginx.conf.j2", web_sites=[site | {"interface": "asgi", "static_url": ""}])[0]
+    [server] = servers(text)
+    assert ("proxy_pass", "http://one/") in server
+    assert ("proxy_set_header", "Upgrade $http_upgrade") in server
+    assert "map $http_upgrade $quintet_connection {" in text
+    assert "/current/static/" not in text
+    assert re.findall(r"location (\S+) \{", text) == ["@too_large", "/shop/media/", "/shop/"]
+
+
+def test_nginx_has_one_server_for_sites_of_one_name(onebox):
+    sites = [SITES[1], SITES[0] | {"prefix": "/one"}, SITES[0] | {"project": "three"}]
+    text = render(onebox, "web/nginx.conf.j2", web_sites=sites)[0]
+    one, two = servers(text)
+    assert [value for name, value in one if name == "proxy_pass"] == ["http://one", "http://three"]
+    assert ("listen", "80 default_server") in two
+    assert ("listen", "80") in one

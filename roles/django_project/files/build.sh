@@ -1,35 +1,76 @@
 #!/usr/bin/env bash
-# build.sh DIRECTORY RELEASE PROJECT static|none KEPT: make DIRECTORY/releases/RELEASE from DIRECTORY/RELEASE.tar.gz,
-# beside the release that runs. Started again after a kill it starts over. `complete` is its last word.
+# build.sh DIRECTORY STATE RELEASE PROJECT ROOT KEPT [--media] [--state PATH]... [-- ARGUMENT...]: make
+# DIRECTORY/releases/RELEASE from DIRECTORY/RELEASE.tar.gz, beside the release that runs, and try what its services will
+# do first (preflight.py ARGUMENT...). ROOT is the project's directory in the source. In a release:
+#   source, venv, static   what the archive brought, and the gathered static files
+#   project                a link to the project's directory: where everything runs
+#   gunicorn.conf.py       a link to the project's own, or to Quintet's
+# What is at a PATH in ROOT outlives the release: it is a link into STATE, the project's state directory. With --media the
+# web server may read what is there. Started again after a kill it starts over. `complete` is its last word.
 set -euo pipefail
 umask 022
-directory=$1 release=$2 project=$3 static=$4 kept=$5
-
-id -u "$project" >/dev/null 2>&1 ||
-  useradd --system --user-group --home-dir "$directory" --no-create-home --shell /usr/sbin/nologin "$project"
+directory=$1 state=$2 release=$3 project=$4 root=$5 kept=$6
+shift 6
+media='' paths=()
+while [ "${1---}" != -- ]; do
+  case $1 in
+    --media) media=yes ;;
+    --state) paths+=("$2") && shift ;;
+  esac
+  shift
+done
+shift "$(($# > 0))"
 
 mkdir -p "$directory/releases/$release"
 cd "$directory/releases/$release"
-rm -rf source packages venv static
+rm -rf source packages venv static quintet project gunicorn.conf.py
 tar --extract --gzip --file="$directory/$release.tar.gz" --no-same-owner
 python3 -m venv --without-pip venv
 rmdir venv/lib/python3*/site-packages
-mv packages "$(echo venv/lib/python3*)/site-packages"
+packages=$(echo venv/lib/python3*)/site-packages
+mv packages "$packages"
+cp quintet/quintet_settings.py "$packages/"
+cp quintet/preflight.py "$packages/quintet_preflight.py"
+ln -s "$(realpath --relative-to=. "source/$root")" project
+if [ -e project/gunicorn.conf.py ]; then
+  ln -s project/gunicorn.conf.py gunicorn.conf.py
+else
+  ln -s quintet/gunicorn.conf.py gunicorn.conf.py
+fi
 venv/bin/python - <<'EOP'
 import importlib.metadata, pathlib, sys
 
 for entry in importlib.metadata.entry_points(group="console_scripts"):
     command = pathlib.Path("venv/bin", entry.name)
     module, _, function = entry.value.partition(" ")[0].partition(":")
-    command.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+    name = function.partition(".")[0]
+    command.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {name}\nsys.exit({function}())\n")
     command.chmod(0o755)
 EOP
-venv/bin/python -m compileall -q -j 0 venv/lib source
-if [ "$static" = static ]; then
-  install -d -o "$project" -g "$project" static
-  quintet-manage --release "$release" "$project" collectstatic --no-input --verbosity 0
-  chown -R root:root static
+# A file that is for another Python is no reason to stop: whoever imports it finds out.
+venv/bin/python -m compileall -qq -j 0 venv/lib source || true
+
+own() { install --directory --owner="$project" --group="$project" --mode="$1" "$2"; }
+own 0750 "$state"
+for path in "${paths[@]}"; do
+  mkdir -p "$(dirname "$state/$path")" "$(dirname "project/$path")"
+  if [ ! -e "$state/$path" ]; then
+    # It begins with what the source has there.
+    if [ -e "project/$path" ]; then cp -r "project/$path" "$state/$path"; else mkdir "$state/$path"; fi
+    chown -R "$project:$project" "$state/${path%%/*}"
+  fi
+  rm -rf "project/$path"
+  ln -s "$state/$path" "project/$path"
+done
+if [ -n "$media" ]; then
+  own 0750 "$state/media"
+  usermod --append --groups "$project" www-data
 fi
+case " $* " in
+  *" --static "*) own 0755 static ;;
+esac
+quintet-manage --release "$release" --module quintet_preflight "$project" "$project" "$@"
+[ ! -e static ] || chown -R root:root static
 touch complete
 rm "$directory/$release.tar.gz"
 

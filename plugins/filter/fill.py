@@ -1,0 +1,29 @@
+"""A project's environment, as a human wrote it, with the places of the services filled in."""
+
+import re
+
+# Whatever else stands in braces, JSON for example, is the project's own.
+PLACEHOLDER = re.compile(r"\{((?:database|broker|results|cache)\.\w+|secret_key|hosts|state|files)\}")
+
+
+def fill(environment, values):
+    """Replace `{database.host}` and the like in the values of a dict, by name. KeyError: there is no such name."""
+    return {name: PLACEHOLDER.sub(lambda match: str(values[match[1]]), str(text)) for name, text in environment.items()}
+
+
+def misfits(environment, names):
+    """What `fill` would not know, as `NAME: {database.hots}`."""
+    return [
+        f"{name}: {match[0]}"
+        for name, text in environment.items()
+        for match in PLACEHOLDER.finditer(str(text))
+        if match[1] not in names
+    ]
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self):
+        """By name."""
+        return {"fill": fill, "misfits": misfits}
