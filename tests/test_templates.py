@@ -643,10 +643,11 @@ def test_gunicorn_unit(each):
 
 def test_gunicorn_unit_with_every_key(onebox):
     site = {"project": "x", "directory": "/x", "application": "x.asgi:application", "interface": "asgi", "prefix": "/s"}
-    site |= {"workers": 3, "threads": 2, "timeout_seconds": 9, "memory_max_mb": 100}
+    site |= {"worker_class": "a.B", "workers": 3, "threads": 2, "timeout_seconds": 9, "memory_max_mb": 100}
     service = unit(render(onebox, "web/gunicorn.service.j2", web_sites=[site])[0])["Service"]
     assert service["ExecStart"].split()[1:] == [
-        *("--config", "/x/current/gunicorn.conf.py", "--workers", "3", "--threads", "2", "--timeout", "9"),
+        *("--config", "/x/current/gunicorn.conf.py", "--worker-class", "a.B"),
+        *("--workers", "3", "--threads", "2", "--timeout", "9"),
         "x.asgi:application",
     ]
     assert service["MemoryMax"] == "100M"

@@ -42,12 +42,16 @@ def manage(host, *command):
     return json.loads(result.stdout)
 
 
-def deploy(*arguments, limit=None, extra=None):
-    """Run the deploy playbook as an operator would; gives its number of changes and its output."""
+def playbook(path, *arguments, extra=None):
+    """Run a playbook as an operator would; gives the finished process."""
     command = ["ansible-playbook", *(f"--inventory={source}" for source in TOPOLOGY.sources)]
-    command += [str(ROOT / "playbooks/deploy.yml"), *arguments, "--extra-vars", json.dumps(extra or {})]
-    command += ["--limit", limit] if limit else []
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    command += [str(ROOT / "playbooks" / path), *arguments, "--extra-vars", json.dumps(extra or {})]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def deploy(*arguments, limit=None, extra=None):
+    """Deploy; gives its number of changes and its output."""
+    result = playbook("deploy.yml", *arguments, *(["--limit", limit] if limit else []), extra=extra)
     assert result.returncode == 0, result.stdout + result.stderr
     return sum(int(count) for count in re.findall(r"changed=(\d+)", result.stdout)), result.stdout
 

@@ -3,9 +3,10 @@
 import threading
 import time
 
+import pytest
 import requests
 
-from verify import FIRST, TOPOLOGY, contract, deploy, manage, node
+from verify import FIRST, TOPOLOGY, contract, deploy, manage, node, playbook
 
 WORKER = TOPOLOGY.hosts("worker")[0]
 
@@ -55,3 +56,29 @@ def test_a_deploy_killed_before_a_restart_is_put_right():
     assert changes == 1
     assert redis.check_output("systemctl show --value --property MainPID redis-server@cache") != before
     assert deploy(limit="redis")[0] == 0
+
+
+# -- Runbooks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [{}, {"manage_host": TOPOLOGY.hosts("worker")[0]}])
+def test_a_management_command_runs_as_the_services_do(more):
+    asked = {"manage_project": "producer", "manage_command": "showmigrations jobs"} | more
+    result = playbook("runbooks/manage/playbook.yml", extra=asked)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "[X] 0003_notify" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"manage_project": "produce", "manage_command": "check"}, "one of producer, service"),
+        ({"manage_project": "producer"}, "manage_command="),
+        ({"manage_project": "producer", "manage_command": "check", "manage_host": "nowhere"}, "manage_host="),
+        ({"manage_project": "producer", "manage_command": "no_such_command"}, "Unknown command"),
+    ],
+)
+def test_a_management_command_that_cannot_run_says_why(asked, says):
+    result = playbook("runbooks/manage/playbook.yml", extra=asked)
+    assert result.returncode != 0
+    assert says in result.stdout
