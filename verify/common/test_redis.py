@@ -16,7 +16,8 @@ for command in given["commands"]:
     except redis.RedisError as exc:
         print(type(exc).__name__, exc)
 """
-URLS = {"results": contract("result_backend_url"), "cache": contract("cache_url")}
+PROJECT = contract("projects")[0]
+URLS = {"results": contract("result_backend_url", project=PROJECT), "cache": contract("cache_url", project=PROJECT)}
 
 
 def talk(url, *commands):
