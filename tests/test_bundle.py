@@ -1,5 +1,6 @@
 """A bundle: a packed source with what it requires, for hosts of one kind."""
 
+import base64
 import hashlib
 import io
 import json
@@ -8,8 +9,11 @@ import runpy
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -123,10 +127,27 @@ def test_what_is_not_pinned_or_has_another_hash_is_refused(bundle, tmp_path, has
 
 def test_the_last_few_bundles_are_kept(bundle, tmp_path):
     hashes = wheel(tmp_path / "wheels", "thing", "py3-none-any")
-    for minor in range(8, 14):
+    cache = tmp_path / "cache"
+    (cache / "git").mkdir(parents=True)
+    for age in range(1, 7):
+        for name in (
+            ".tar",
+            ".tar.lock",
+            "-3.11-x86_64.tar.gz",
+            "-3.11-x86_64.wheels.tar",
+            "-3.11-x86_64.requirements.txt",
+        ):
+            (cache / f"{age:012}{name}").touch()
+            os.utime(cache / f"{age:012}{name}", (10 - age, 10 - age))
+    for minor in (12, 13):
         assert bundle(f"thing==1.0{hashes}\n", python=f"3.{minor}").returncode == 0
-    kept = {path.name for path in (tmp_path / "cache").glob("*.tar.gz")}
-    assert kept == {f"0123456789ab-3.{minor}-x86_64.tar.gz" for minor in range(9, 14)}
+    kept = {path.name for path in cache.iterdir()}
+    assert {name[:12] for name in kept} == {"git", "0123456789ab", *(f"{age:012}" for age in range(1, 5))}
+    assert {name for name in kept if name.startswith("0123456789ab") and name.endswith("gz")} == {
+        "0123456789ab-3.12-x86_64.tar.gz",
+        "0123456789ab-3.13-x86_64.tar.gz",
+    }
+    assert len(kept) == 1 + 4 * 5 + 4
 
 
 @pytest.mark.parametrize(
@@ -246,6 +267,59 @@ def test_an_index_stands_for_the_default_one(bundle, tmp_path):
     assert packages(bundle("thing", env=env, dependencies={"index_url": url})) == {"thing==1.0"}
 
 
+@pytest.fixture
+def private_index(tmp_path):
+    """An index over HTTP for one user: gives its port, and a list of what it was asked for."""
+    wheel(tmp_path, "thing")
+    file = "thing-1.0-py3-none-any.whl"
+    pages = {"/simple/thing/": f'<a href="/{file}">{file}</a>'.encode(), f"/{file}": (tmp_path / file).read_bytes()}
+    asked = []
+
+    class Index(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            known = self.headers["Authorization"] == f"Basic {base64.b64encode(b'team:geheim').decode()}"
+            page = pages.get(urlsplit(self.path).path)
+            self.send_response((200 if page else 404) if known else 401)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("WWW-Authenticate", "Basic")
+            self.send_header("Content-Length", str(len(page or b"") if known else 0))
+            self.end_headers()
+            if known and page and self.command == "GET":
+                self.wfile.write(page)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("password", "fits"), [("geheim", True), ("falsch", False)])
+def test_the_password_of_an_index_is_in_netrc(bundle, private_index, tmp_path, password, fits):
+    port, _ = private_index
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login team password {password}\n")
+    env = {"UV_NO_CACHE": "1", "UV_HTTP_RETRIES": "0", "NETRC": str(tmp_path / "netrc")}
+    result = bundle("thing", env=env, dependencies={"index_url": f"http://127.0.0.1:{port}/simple/"})
+    if fits:
+        assert packages(result) == {"thing==1.0"}
+    else:
+        assert result.returncode == 1
+        assert password not in result.stderr
+
+
+def test_an_index_beyond_a_proxy(bundle, private_index):
+    port, asked = private_index
+    env = {"UV_NO_CACHE": "1", "UV_HTTP_RETRIES": "0", "http_proxy": f"http://127.0.0.1:{port}", "no_proxy": ""}
+    url = "http://team:geheim@index.invalid/simple/"
+    assert packages(bundle("thing", env=env, dependencies={"index_url": url})) == {"thing==1.0"}
+    assert all(path.startswith("http://index.invalid/") for path in asked)
+
+
 def test_an_index_that_does_not_answer_is_said_without_its_password(bundle):
     env = {"UV_NO_CACHE": "1", "UV_HTTP_RETRIES": "0"}
     result = bundle("thing", env=env, dependencies={"index_url": "http://user:geheim@127.0.0.1:9/simple"})
@@ -337,5 +411,5 @@ def test_wheels_of_another_machine_are_refused(bundle, tmp_path):
 
 def test_what_another_program_says_is_told_without_passwords():
     """uv hides those that it knows of; what it runs may not."""
-    told = runpy.run_path(str(FILES / "bundle.py"))["without_secrets"]("at https://user:geheim@index.example.org/x\n")
+    told = runpy.run_path(str(FILES / "pack.py"))["without_secrets"]("at https://user:geheim@index.example.org/x")
     assert told == "at https://***@index.example.org/x"

@@ -872,5 +872,76 @@ def test_check_mode_sets_no_mode(tmp_path):
 
 def test_exactly_one_of_the_options_says_what_a_file_is():
     given = argument_spec("systemd_units")["files"]
-    kinds = [("content", "secret", "link", "absent")]
+    kinds = [("content", "secret", "copy", "link", "absent")]
     assert given["mutually_exclusive"] == given["required_one_of"] == kinds
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_a_copy_equals_the_other_file_and_is_not_shown(tmp_path, check_mode):
+    (tmp_path / "next").write_text("KEY=geheim\n")
+    (tmp_path / "next").chmod(0o600)
+    one = host(check_mode)
+    for _ in range(2):
+        one.write(file(tmp_path / "now", copy=str(tmp_path / "next")))
+    if check_mode:
+        assert not (tmp_path / "now").exists()
+    else:
+        assert one.actions == [f"write {tmp_path / 'now'}"]
+        assert ((tmp_path / "now").read_text(), mode(tmp_path / "now")) == ("KEY=geheim\n", 0o600)
+    assert not one.diffs
+
+
+def test_a_copy_of_nothing_is_refused_and_what_is_there_stays(tmp_path):
+    class Failed(Exception):
+        pass
+
+    def fail_json(**given):
+        raise Failed(given["msg"])
+
+    (tmp_path / "now").write_text("old")
+    one = host()
+    one.module.fail_json = fail_json
+    with pytest.raises(Failed, match=f"There is no {tmp_path}/next"):
+        one.write(file(tmp_path / "now", copy=str(tmp_path / "next")))
+    assert (tmp_path / "now").read_text() == "old"
+
+
+# -- Unit files that nobody wants any more ----------------------------------------------------------------------------
+
+UNIT_FILES = {
+    "gunicorn-old.service": "[Unit]\nX-Quintet=web\n",
+    "gunicorn-old.socket": "[Unit]\nX-Quintet=web\n",
+    "gunicorn-new.service": "[Unit]\nX-Quintet=web\n",
+    "celery-old.service": "[Unit]\nX-Quintet=worker\n",
+    "theirs.service": "[Unit]\nDescription=X-Quintet=web\n",
+}
+
+
+@pytest.fixture
+def unit_files(monkeypatch, tmp_path):
+    """A directory of unit files; one is a link, and one is in a directory of drop-ins."""
+    monkeypatch.setattr(units, "UNITS", str(tmp_path))
+    for name, text in UNIT_FILES.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "linked.service").symlink_to("gunicorn-old.service")
+    (tmp_path / "multi-user.target.wants").mkdir()
+    return tmp_path
+
+
+def test_leftovers_are_an_owners_alone_and_a_socket_comes_before_its_service(unit_files):
+    wanted = [file(unit_files / "gunicorn-new.service", content="x")]
+    assert units.leftovers("web", wanted) == ["gunicorn-old.socket", "gunicorn-old.service"]
+    assert units.leftovers("worker", wanted) == ["celery-old.service"]
+    assert units.leftovers("nobody", wanted) == []
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_leftovers_are_stopped_before_their_files_go(unit_files, monkeypatch, check_mode):
+    one, told = host(check_mode=check_mode), []
+    monkeypatch.setattr(one, "systemctl", lambda *words: told.append((*words, (unit_files / words[-1]).exists())))
+    one.remove(["gunicorn-old.service"])
+    assert one.actions == ["remove gunicorn-old.service"]
+    assert told == (
+        [] if check_mode else [("disable", "--now", "gunicorn-old.service", True), ("daemon-reload", False)]
+    )
+    assert (unit_files / "gunicorn-old.service").exists() is check_mode

@@ -1,5 +1,6 @@
 """pack.py: a release is named by its content: equal content has one name on any machine, other content another."""
 
+import hashlib
 import io
 import json
 import os
@@ -10,13 +11,14 @@ import sys
 import tarfile
 import zipfile
 from contextlib import redirect_stdout
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
 from tests.topology import ROOT
 
-PACK = ROOT / "playbooks/pack.py"
+PACK = ROOT / "roles/django_project/files/pack.py"
 FILES = {
     "manage.py": "#!/usr/bin/env python\n",
     "requirements.txt": "django\n",
@@ -52,8 +54,9 @@ def source(directory, files, git=False):
 
 
 def run(cache, root_dir="/", **entry):
-    """Pack the project `x`, which has these keys, in this process: gives what would be the finished one."""
-    argv = ["pack.py", str(cache), json.dumps({"name": "x", "root_dir": str(root_dir), **entry}, default=str)]
+    """Pack a project with these keys into this directory, in this process: gives what would be the finished one."""
+    spec = {"name": cache.name, "root_dir": str(root_dir), **entry}
+    argv = ["pack.py", str(cache.parent), json.dumps(spec, default=str)]
     says, status, mask = io.StringIO(), "", os.umask(0o022)
     try:
         with patch.object(sys, "argv", argv), redirect_stdout(says):
@@ -68,8 +71,9 @@ def run(cache, root_dir="/", **entry):
 def packed(result, cache):
     """The archive that was made."""
     assert result.returncode == 0, result.stderr
-    archive = cache / result.stdout.strip().rpartition("/")[2]
-    assert result.stdout == f"{archive}\n"
+    [(name, path)] = json.loads(result.stdout).items()
+    archive = Path(path)
+    assert (name, archive.parent) == (cache.name, cache)
     assert archive.is_file()
     assert not list(cache.glob(".pack.*")), "its work is left behind"
     return archive
@@ -85,7 +89,7 @@ def refused(result, cache, *says):
     assert result.returncode == 1
     assert not result.stdout
     [line] = result.stderr.splitlines()
-    assert line.startswith("quintet: x: ")
+    assert line.startswith(f"quintet: {cache.name}: ")
     assert line.endswith(".")
     assert not [one for one in says if one not in line], line
     assert not list(cache.glob("*.tar"))
@@ -178,16 +182,25 @@ def test_it_is_a_program(tmp_path):
     """All the others run it in the process of the tests."""
     made = source(tmp_path / "source", FILES)
     for path in (made, tmp_path / "none"):
-        spec = {"name": "x", "root_dir": "/", "source": {"path": str(path)}}
-        result = subprocess.run(
-            [PACK, tmp_path / "cache", json.dumps(spec)], capture_output=True, text=True, check=False
-        )
+        spec = {"name": "cache", "root_dir": "/", "source": {"path": str(path)}}
+        result = subprocess.run([PACK, tmp_path, json.dumps(spec)], capture_output=True, text=True, check=False)
         expected = run(tmp_path / "cache", **spec)
         assert (result.returncode, result.stdout, result.stderr) == (
             expected.returncode,
             expected.stdout,
             expected.stderr,
         )
+
+
+def test_several_at_once(tmp_path):
+    specs = []
+    for name in ("one", "two"):
+        made = source(tmp_path / name, FILES | {"name": name})
+        specs.append(json.dumps({"name": name, "root_dir": "/", "source": {"path": str(made)}}))
+    result = subprocess.run([PACK, tmp_path / "cache", *specs], capture_output=True, text=True, check=True)
+    archives = json.loads(result.stdout)
+    assert {name: content(path)["name"] for name, path in archives.items()} == {"one": "one", "two": "two"}
+    assert [Path(path).parent for path in archives.values()] == [tmp_path / "cache/one", tmp_path / "cache/two"]
 
 
 @pytest.mark.parametrize(
@@ -200,10 +213,12 @@ def test_a_source_is_of_one_kind(tmp_path, given, says):
 # -- What it is named by -----------------------------------------------------------------------------------------------
 
 
-def test_the_name_of_a_plain_source_is_the_digest_of_its_archive(tmp_path):
+def test_the_name_of_a_plain_source_is_the_digest_of_its_archive_and_of_what_builds_it(tmp_path):
     made = source(tmp_path / "source", {"manage.py": "", "requirements.txt": "django\n"})
     archive = pack(made, tmp_path / "cache")
-    assert archive.name == subprocess.check_output(["sha256sum", archive], text=True)[:12] + ".tar"
+    ours = [PACK.parent / name for name in ("quintet_settings.py", "gunicorn.conf.py", "preflight.py", "build.sh")]
+    content = b"".join(path.read_bytes() for path in (archive, *ours))
+    assert archive.name == f"{hashlib.sha256(content).hexdigest()[:12]}.tar"
 
 
 ENTRIES = {
@@ -212,6 +227,7 @@ ENTRIES = {
     "hashes": {"dependencies": {"require_hashes": True}},
     "a server": {"web": "wsgi"},
     "another server": {"web": "asgi"},
+    "another way to build it": {"build": {"state_paths": ["media"]}},
 }
 
 

@@ -52,11 +52,12 @@ FULL = {
         "request_mb": 5,
         "static_url": "/full/static/",
         "media_url": "/full/media/",
+        "media_root": "uploads",
         "memory_max_mb": 300,
         "daemons": [{"name": "d", "command": "run", "watchdog_seconds": 9, "memory_max_mb": 100}],
     },
     "worker": {"celery_app": "full", **WORKER, "more": [{"name": "slow", **WORKER}], "beat": {"scheduler": "s:S"}},
-    "commands": {"release": ["migrate"], "host": ["h"], "after": ["a"], "never": ["n"]},
+    "commands": {"release": ["migrate"], "host": ["h"], "after": ["a"], "after_host": ["b"], "never": ["n"]},
     "state": {"paths": ["media"], "files": {"f": "x"}},
     "gate": ["g"],
 }

@@ -155,6 +155,8 @@ def uses_of_node(role, node, keys):
         node = jinja2.nodes.Output([*node.body, *node.else_, *([node.test] if node.test else [])])
     elif isinstance(node, jinja2.nodes.Pair) and isinstance(node.key, jinja2.nodes.Const):
         keys = (*keys, node.key.value)
+    elif isinstance(node, jinja2.nodes.Filter) and node.name == "hash" and is_lookup(node.node):
+        return  # the digest of a whole file is no secret
     elif is_lookup(node):
         for path in looked_up(role, node):
             yield keys, path

@@ -378,6 +378,7 @@ def build(tmp_path):
                 project,
                 root,
                 "5",
+                tmp_path / "shop/releases" / release / "tried-1",
                 *arguments,
             ],
             env=os.environ | environment | {"DJANGO_SETTINGS_MODULE": "shop.settings"},
@@ -405,6 +406,7 @@ def test_a_release_of_a_directory_of_the_source(build, tmp_path):
     assert result.returncode == 0, result.stderr
     made = tmp_path / "shop/releases/0123"
     assert (made / "complete").exists()
+    assert (made / "tried-1").exists()
     assert (made / "static/x").exists()
     assert os.readlink(made / "project") == "source/back end"
     assert os.readlink(made / "gunicorn.conf.py") == "quintet/gunicorn.conf.py"
@@ -430,7 +432,24 @@ def test_a_release_that_would_not_run_is_not_complete(build, tmp_path):
     assert "see web.application of the project" in result.stderr
     made = tmp_path / "shop/releases/0123"
     assert not (made / "complete").exists()
+    assert not (made / "tried-1").exists()
     assert os.readlink(made / "gunicorn.conf.py") == "project/gunicorn.conf.py"
+
+
+@pytest.mark.parametrize(("application", "works"), [("shop.wsgi", True), ("shop.wsgi:none", False)])
+def test_what_is_built_is_tried_in_another_environment(build, tmp_path, application, works):
+    assert build(PROJECT, ".", "--", "--application", "shop.wsgi").returncode == 0
+    mark = tmp_path / "shop/releases/0123/tried-2"
+    environment = {
+        "HOME": str(tmp_path),
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "DJANGO_SETTINGS_MODULE": "shop.settings",
+    }
+    command = ["bash", FILES / "try.sh", getpass.getuser(), "0123", mark, "--application", application]
+    result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert result.returncode == (0 if works else 1), result.stderr
+    assert mark.exists() is works
+    assert works or "see web.application of the project" in result.stderr
 
 
 # -- wheels.sh ---------------------------------------------------------------------------------------------------------

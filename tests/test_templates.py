@@ -158,12 +158,15 @@ FILES = {
         f"{UNITS}/gunicorn-producer.socket": ("gunicorn.socket.j2", 0, None, None),
         f"{UNITS}/gunicorn-producer.service": ("gunicorn.service.j2", 0, None, None),
         f"{UNITS}/relay-producer.service": ("daemon.service.j2", 0, None, None),
+        "/opt/quintet/producer/environment": ("/opt/quintet/producer/environment.next", 0, None, None),
         "/opt/quintet/producer/current": ("releases/aaaaaaaaaaaa", 0, None, None),
     },
     "celery_worker": {
         f"{UNITS}/celery-producer.service": ("celery.service.j2", 0, None, None),
+        "/opt/quintet/producer/environment": ("/opt/quintet/producer/environment.next", 0, None, None),
         "/opt/quintet/producer/current": ("releases/aaaaaaaaaaaa", 0, None, None),
         f"{UNITS}/celery-service.service": ("celery.service.j2", 1, None, None),
+        "/opt/quintet/service/environment": ("/opt/quintet/service/environment.next", 0, None, None),
         "/opt/quintet/service/current": ("releases/bbbbbbbbbbbb", 0, None, None),
     },
 }
@@ -189,7 +192,7 @@ def test_files(each, role):
         elif source.endswith(".j2"):
             file["secret" if path in SECRET_FILES else "content"] = render(each, f"{role}/{source}")[turn]
         else:
-            file["link"] = source
+            file["copy" if source.endswith(".next") else "link"] = source
         expected.append({key: value for key, value in file.items() if value is not None})
     found = evaluated(each, role, f"__{role}_files")
     assert sorted(found, key=lambda one: one["path"]) == sorted(expected, key=lambda one: one["path"])
@@ -238,7 +241,7 @@ def test_files_are_what_the_module_takes(each, role):
     assert found
     for file in found:
         assert file.keys() <= spec.keys()
-        assert len({"content", "secret", "link", "absent"} & file.keys()) == 1
+        assert len({"content", "secret", "copy", "link", "absent"} & file.keys()) == 1
 
 
 # What starts anew after which files, and what reads which anew.

@@ -13,7 +13,7 @@ description:
 options:
   files:
     description: The files. Directories that are missing above one are made. Exactly one of C(content), C(secret),
-      C(link) and C(absent) says what it is.
+      C(copy), C(link) and C(absent) says what it is.
     type: list
     elements: dict
     default: []
@@ -21,8 +21,9 @@ options:
       path: {description: Where., type: path, required: true}
       content: {description: Its text., type: str}
       secret: {description: Its text, which is not shown in diffs or logs., type: str}
+      copy: {description: "Path of another on this host, which it equals, also in owner and mode.", type: path}
       link: {description: The target of a symbolic link., type: str}
-      absent: {description: Not there., type: bool}
+      absent: {description: Not there., type: bool, choices: [true]}
       owner: {description: Owner., type: str, default: root}
       group: {description: Group., type: str, default: root}
       mode: {description: Permissions, octal., type: str, default: "0644"}
@@ -44,6 +45,11 @@ options:
         type: list
         elements: path
         default: []
+  owner:
+    description: >-
+      Who wants these units. Unit files in /etc/systemd/system with the line C(X-Quintet=) and this name that are not
+      among C(files) are nobody's any more: last of all, what they run is stopped, and they are removed.
+    type: str
 author: Quintet
 """
 
@@ -72,6 +78,7 @@ from datetime import UTC, datetime
 
 from ansible.module_utils.basic import AnsibleModule
 
+UNITS = "/etc/systemd/system"
 # When a unit was last told to reload. On tmpfs, as a unit does not outlive a reboot either.
 RELOADS = "/run/quintet/reloaded"
 PROPERTIES = "Id,LoadState,UnitFileState,ActiveState,NeedDaemonReload,ExecMainStartTimestamp,ActiveEnterTimestamp"
@@ -133,6 +140,8 @@ def wanted(file):
         return None
     if file["link"] is not None:
         return {"link": file["link"]}
+    if file["copy"] is not None:
+        return observed(file["copy"])
     return {
         "content": file["content"] if file["secret"] is None else file["secret"],
         "ids": (pwd.getpwnam(file["owner"]).pw_uid, grp.getgrnam(file["group"]).gr_gid),
@@ -165,6 +174,19 @@ def replace(path, want):
     os.replace(beside, path)
 
 
+def leftovers(owner, files):
+    """The names of this owner's unit files that are not among the files, sockets before what they would start."""
+    kept = {file["path"] for file in files}
+    found = []
+    for name in sorted(os.listdir(UNITS), key=lambda name: (not name.endswith(".socket"), name)):
+        path = os.path.join(UNITS, name)
+        if path not in kept and os.path.isfile(path) and not os.path.islink(path):
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                if f"X-Quintet={owner}\n" in file:
+                    found.append(name)
+    return found
+
+
 class Host:
     def __init__(self, module):
         self.module = module
@@ -173,10 +195,12 @@ class Host:
 
     def write(self, file):
         path, found, want = file["path"], observed(file["path"]), wanted(file)
+        if want is None and not file["absent"] and not self.module.check_mode:
+            self.module.fail_json(msg=f"There is no {file['copy']} on this host.", actions=self.actions)
         if found == want:
             return
         self.actions.append(f"remove {path}" if want is None else f"write {path}")
-        if file["secret"] is None:
+        if file["secret"] is None and file["copy"] is None:
             before, after = ((state or {}).get("content", (state or {}).get("link", "")) for state in (found, want))
             self.diffs.append({"before_header": path, "after_header": path, "before": before, "after": after})
         if self.module.check_mode:
@@ -229,6 +253,15 @@ class Host:
             for verb in needed(unit, states[name], changed_at([os.path.join(RELOADS, name)])):
                 self.do(verb, name)
 
+    def remove(self, names):
+        for name in names:
+            self.actions.append(f"remove {name}")
+            if not self.module.check_mode:
+                self.systemctl("disable", "--now", name)
+                os.remove(os.path.join(UNITS, name))
+        if names and not self.module.check_mode:
+            self.systemctl("daemon-reload")
+
 
 def main():
     module = AnsibleModule(
@@ -244,14 +277,15 @@ def main():
                     "path": {"type": "path", "required": True},
                     "content": {"type": "str"},
                     "secret": {"type": "str", "no_log": True},
+                    "copy": {"type": "path"},
                     "link": {"type": "str"},
-                    "absent": {"type": "bool"},
+                    "absent": {"type": "bool", "choices": [True]},
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
                     "mode": {"type": "str", "default": "0644"},
                 },
-                "mutually_exclusive": [("content", "secret", "link", "absent")],
-                "required_one_of": [("content", "secret", "link", "absent")],
+                "mutually_exclusive": [("content", "secret", "copy", "link", "absent")],
+                "required_one_of": [("content", "secret", "copy", "link", "absent")],
             },
             "units": {
                 "type": "list",
@@ -264,6 +298,7 @@ def main():
                     "reload_after": {"type": "list", "elements": "path", "default": []},
                 },
             },
+            "owner": {"type": "str"},
         },
     )
     host = Host(module)
@@ -271,6 +306,8 @@ def main():
         host.write(file)
     if module.params["units"]:
         host.bring(module.params["units"])
+    if module.params["owner"]:
+        host.remove(leftovers(module.params["owner"], module.params["files"]))
     module.exit_json(changed=bool(host.actions), actions=host.actions, diff=host.diffs)
 
 

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# build.sh DIRECTORY STATE RELEASE PROJECT ROOT KEPT [--media] [--state PATH]... [-- ARGUMENT...]: make
+# build.sh DIRECTORY STATE RELEASE PROJECT ROOT KEPT MARK [--media PATH] [--state PATH]... [-- ARGUMENT...]: make
 # DIRECTORY/releases/RELEASE from DIRECTORY/RELEASE.tar.gz, beside the release that runs, and try what its services will
-# do first (preflight.py ARGUMENT...). ROOT is the project's directory in the source. In a release:
+# do first (preflight.py ARGUMENT...), which MARK says. ROOT is the project's directory in the source. In a release:
 #   source, venv, static   what the archive brought, and the gathered static files
 #   project                a link to the project's directory: where everything runs
 #   gunicorn.conf.py       a link to the project's own, or to Quintet's
-# What is at a PATH in ROOT outlives the release: it is a link into STATE, the project's state directory. With --media the
-# web server may read what is there. Started again after a kill it starts over. `complete` is its last word.
+# What is at a PATH in ROOT outlives the release: it is a link into STATE, the project's state directory. The web
+# server may read what is at the PATH of --media there. Started again after a kill it starts over. `complete` is its last word.
 set -euo pipefail
 umask 022
-directory=$1 state=$2 release=$3 project=$4 root=$5 kept=$6
-shift 6
+directory=$1 state=$2 release=$3 project=$4 root=$5 kept=$6 mark=$7
+shift 7
 media='' paths=()
 while [ "${1---}" != -- ]; do
   case $1 in
-    --media) media=yes ;;
+    --media) media=$2 && shift ;;
     --state) paths+=("$2") && shift ;;
   esac
   shift
@@ -63,7 +63,7 @@ for path in "${paths[@]}"; do
   ln -s "$state/$path" "project/$path"
 done
 if [ -n "$media" ]; then
-  own 0750 "$state/media"
+  own 0750 "$state/$media"
   usermod --append --groups "$project" www-data
 fi
 case " $* " in
@@ -71,7 +71,7 @@ case " $* " in
 esac
 quintet-manage --release "$release" --module quintet_preflight "$project" "$project" "$@"
 [ ! -e static ] || chown -R root:root static
-touch complete
+touch "$mark" complete
 rm "$directory/$release.tar.gz"
 
 # Keep the last few, and always the one that runs.

@@ -24,19 +24,18 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+from pack import LAID, REQUIREMENTS, without_secrets
+
 KEPT = 5
-REQUIREMENTS = ("pylock.toml", "requirements.txt", "pyproject.toml")
 # What serves a project, where it does not require it itself: of these, any version that it allows.
 SERVERS = {"wsgi": ["gunicorn>=23"], "asgi": ["gunicorn>=23", "uvicorn-worker>=0.3"]}
-# What Quintet itself lays beside a source.
-OURS = ("quintet_settings.py", "gunicorn.conf.py", "preflight.py")
 # What uv says where only a source distribution is there.
 NO_WHEEL = re.compile(r"usable wheels|source distributions is disabled|building from source is disabled|no wheels")
 
 
-def without_secrets(text):
-    """Another program's text without the passwords of URLs."""
-    return re.sub(r"://[^/@\s]*@", "://***@", text.strip())
+def release_of(path):
+    """The release that a file in the cache belongs to."""
+    return re.split(r"[-.]", path.name)[0]
 
 
 def lines_of(pylock):
@@ -102,7 +101,7 @@ def uv(spec, project, *arguments):
         text=True,
     )
     if done.returncode:
-        says = without_secrets(done.stderr or done.stdout)
+        says = without_secrets(done.stderr or done.stdout).strip()
         for path in sorted({str(project), str(project.parent)}, key=len, reverse=True):
             says = says.replace(f"{path}/", "")
         remedy = "See dependencies of the project."
@@ -166,7 +165,7 @@ def fetch(uv_path, python, machine, spec, project, work, wheels):
 def write_bundle(work, bundle):
     """Make the archive, whole or not at all."""
     (work / "quintet").mkdir()
-    for name in OURS:
+    for name in LAID:
         shutil.copy(Path(__file__).parent / name, work / "quintet")
     mode = ["--owner=0", "--group=0", "--numeric-owner", "--mode=a+rX,go-w", "--use-compress-program=gzip --fast"]
     made = work / "bundle"
@@ -174,10 +173,12 @@ def write_bundle(work, bundle):
         ["tar", "--create", f"--directory={work}", f"--file={made}", *mode, "source", "packages", "quintet"], check=True
     )
     os.replace(made, bundle)
-    # The last few are kept; one that is missed is made again.
-    bundles = sorted(bundle.parent.glob("*.tar.gz"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in bundles[KEPT:]:
-        path.unlink(missing_ok=True)
+    # What belongs to the last few releases is kept; what is missed is made again.
+    newest = sorted(bundle.parent.glob("[!.]*.*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    releases = list(dict.fromkeys(release_of(path) for path in newest))
+    for path in newest:
+        if path.is_file() and release_of(path) in releases[KEPT:]:
+            path.unlink(missing_ok=True)
 
 
 def main():

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+UNITS = "/etc/systemd/system"
 PAUSE_SECONDS = 0.2
 LINES = 30
 
@@ -39,13 +40,18 @@ def read(path):
 
 
 def is_new(site):
-    """Whether something runs that is to be replaced: by another release, or by another environment."""
+    """Whether something runs that is to be replaced: by another release, environment, or command."""
     home = site["directory"]
     current = os.path.join(home, "current")
     if not os.path.islink(current):
         return False
     same = os.path.basename(os.readlink(current)) == site["release"]
-    return not same or read(f"{home}/environment") != read(f"{home}/environment.next")
+    command = f"/gunicorn {site['gunicorn']}\n".encode()
+    return not (
+        same
+        and read(f"{home}/environment") == read(f"{home}/environment.next")
+        and command in (read(f"{UNITS}/gunicorn-{site['project']}.service") or command)
+    )
 
 
 def wrong_with(site, path):

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""pack.py CACHE JSON: pack a project's source into CACHE/<release>.tar and print that path.
+"""pack.py CACHE JSON...: pack the sources of projects into CACHE/<name>/<release>.tar; prints {name: path} as JSON.
 
-JSON is an object with `name`, `source` and, where they are given, `dependencies`, as in the project's entry in
-`django_projects`, with `web` (wsgi or asgi) where it has one, and with `root_dir`: where relative paths begin.
+Each JSON is an object with `name`, `source` and, where they are given, `dependencies`, as in the project's entry in
+`django_projects`, with `web` (wsgi or asgi) where it has one, with `build`: what else decides what a host makes of it,
+and with `root_dir`: where relative paths begin.
 
-A release is named by what it is made from: equal names of files, content, executable bits and dependencies give an
-equal name on any machine; owners and times do not count.
+A release is named by what it is made from: equal names of files, content, executable bits, dependencies, and an equal
+Quintet give an equal name on any machine; owners and times do not count.
 
 What is wrong is one sentence on stderr, with the key and the remedy, and the status 1.
 """
@@ -28,6 +29,9 @@ from pathlib import Path
 
 KINDS = ("path", "git", "archive", "package")
 # The first of these that a source has says what it requires, unless its entry names others.
+# What Quintet lays beside a source, and what builds a release of both.
+LAID = ("quintet_settings.py", "gunicorn.conf.py", "preflight.py")
+BUILDER = "build.sh"
 REQUIREMENTS = ("pylock.toml", "requirements.txt", "pyproject.toml")
 # Whatever an archive that is broken, encrypted or hostile makes the standard library say.
 ARCHIVE_ERRORS = (
@@ -46,8 +50,13 @@ class Wrong(Exception):
 
 
 def without_secrets(text):
-    """A text, often another program's, without the passwords of its URLs, in one line."""
-    return re.sub(r"://[^/@\s]*@", "://***@", " ".join(text.split()))
+    """A text, often another program's, without the passwords of its URLs."""
+    return re.sub(r"://[^/@\s]*@", "://***@", text)
+
+
+def in_a_sentence(text):
+    """The same in one line."""
+    return without_secrets(" ".join(text.split()))
 
 
 def git(*arguments, directory=None):
@@ -63,7 +72,7 @@ def git(*arguments, directory=None):
 
 def git_says(finished):
     """Why git failed, in its own words."""
-    return without_secrets(finished.stderr.decode(errors="replace")).rstrip(".")
+    return in_a_sentence(finished.stderr.decode(errors="replace")).rstrip(".")
 
 
 # -- What is in a source -----------------------------------------------------------------------------------------------
@@ -187,7 +196,7 @@ def from_archive(source, root_dir, work, cache):
         else:
             raise ValueError("neither tar (as it is, or with gzip, bzip2 or xz) nor zip")
     except ARCHIVE_ERRORS as exc:
-        says = without_secrets(str(exc)) or type(exc).__name__
+        says = in_a_sentence(str(exc)) or type(exc).__name__
         raise Wrong("source.archive", f"{path} is no archive of a source: {says}. Make it again.") from exc
     names = list(every(work))
     if not names:
@@ -328,16 +337,19 @@ def write_tar(directory, names, path):
         command, cwd=directory, input=b"".join(name + b"\0" for name in sorted(names)), capture_output=True
     )
     if done.returncode:
-        raise Wrong("source", f"tar cannot pack it: {without_secrets(done.stderr.decode(errors='replace'))}")
+        raise Wrong("source", f"tar cannot pack it: {in_a_sentence(done.stderr.decode(errors='replace'))}")
 
 
 def release_of(spec, archive):
-    """The name of a release: what is in its source, and what else its bundle is made from."""
+    """The name of a release: what is in its source, and what else it is made from."""
     digest = hashlib.sha256(archive.read_bytes())
+    for name in (*LAID, BUILDER):
+        digest.update((Path(__file__).parent / name).read_bytes())
     dependencies = spec.get("dependencies") or {}
     counts = {
         "dependencies": dependencies,
         "package": spec["source"].get("package"),
+        "build": spec.get("build"),
         "root": os.path.normpath(spec["source"].get("root") or ".").removeprefix("."),
         # Decides on the server that is added to what the project requires.
         "web": None if dependencies.get("require_hashes") else spec.get("web"),
@@ -370,17 +382,20 @@ def pack(spec, cache):
 
 
 def main():
-    """Print the path, or the one sentence that says what is wrong."""
+    """Print the paths, or the one sentence that says what is wrong."""
     os.umask(0o077)
-    cache, spec = Path(sys.argv[1]).absolute(), json.loads(sys.argv[2])
-    try:
-        print(pack(spec, cache))
-    except Wrong as exc:
-        sys.exit(f"quintet: {spec['name']}: {exc}")
-    except OSError as exc:
-        sys.exit(
-            f"quintet: {spec['name']}: source: {exc.strerror}: {exc.filename}. Whoever runs this must be able to use it"
-        )
+    cache, archives = Path(sys.argv[1]).absolute(), {}
+    for spec in map(json.loads, sys.argv[2:]):
+        name = spec["name"]
+        try:
+            archives[name] = str(pack(spec, cache / name))
+        except Wrong as exc:
+            sys.exit(f"quintet: {name}: {exc}")
+        except OSError as exc:
+            sys.exit(
+                f"quintet: {name}: source: {exc.strerror}: {exc.filename}. Whoever runs this must be able to use it"
+            )
+    print(json.dumps(archives))
 
 
 if __name__ == "__main__":
