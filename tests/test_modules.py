@@ -632,6 +632,28 @@ def test_outdated(monkeypatch, name):
     assert units.outdated(unit, state) is expected
 
 
+def test_units_are_brought_up_together(monkeypatch):
+    """One call for each verb, in an order in which what stops makes room for what starts."""
+    active = {"old": "active", "one": "inactive", "two": "inactive", "same": "active"}
+    told = []
+
+    def systemctl(*words):
+        told.append(words)
+        return "\n\n".join(
+            f"LoadState=loaded\nUnitFileState={'enabled' if active[name] == 'active' else 'disabled'}\n"
+            f"ActiveState={active[name]}\nNeedDaemonReload=no\n"
+            "ExecMainStartTimestamp=Sun 2001-09-09 01:46:40.000000 UTC"
+            for name in words[3:]
+        )
+
+    one = host()
+    monkeypatch.setattr(one, "systemctl", systemctl)
+    files = {"restart_after": [], "reload_after": []}
+    one.bring([{"name": name, "enabled": name != "old", **files} for name in ("one", "old", "same", "two")])
+    assert told[1:] == [("disable", "old"), ("stop", "old"), ("enable", "one", "two"), ("start", "one", "two")]
+    assert one.actions == ["disable old", "stop old", "enable one", "enable two", "start one", "start two"]
+
+
 # -- The files of systemd_units ---------------------------------------------------------------------------------------
 
 IDS = (os.getuid(), os.getgid())

@@ -129,7 +129,7 @@ def test_the_role_of_projects_takes_what_every_option_becomes(quintet, host):
     spec = entries["main"]["options"]
     known = quintet.templar(host, **more).available_variables
     values = {name: quintet.render(host, name, project=project, **more) for name in spec if name in known}
-    assert {"django_project_commands", "django_project_state", "django_project_entry"} <= values.keys()
+    assert {"django_project_never", "django_project_state", "django_project_entry"} <= values.keys()
     assert not errors(spec, values)
     assert values["django_project_environment"]["HOST"] == "postgresql.quintet.internal"
     assert values["django_project_settings_module"] == "quintet_settings"

@@ -360,12 +360,18 @@ def build(tmp_path):
         f"{info}entry_points.txt": "[console_scripts]\nthing = thing:main.run\n",
     }
 
-    def run(files, root, *arguments, release="0123"):
-        made = write(tmp_path / "made", {f"source/{name}": text for name, text in files.items()} | ours | installed)
+    def long_ago(member):
+        member.mtime = 0
+        return member
+
+    def run(files, root, *arguments, release="0123", other=""):
+        given = {f"source/{name}": text for name, text in files.items()} | {"packages/other.py": other}
+        made = write(tmp_path / "made", given | ours | installed)
         (tmp_path / "shop").mkdir(exist_ok=True)
         with tarfile.open(tmp_path / f"shop/{release}.tar.gz", "w:gz") as tar:
             for name in ("source", "packages", "quintet"):
-                tar.add(made / name, name)
+                # As bundle.py does it.
+                tar.add(made / name, name, filter=long_ago)
         environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
         project = getpass.getuser()
         return subprocess.run(
@@ -423,6 +429,19 @@ def test_a_release_of_a_directory_of_the_source(build, tmp_path):
         f"--release 0123 --module quintet_preflight {user} {user} --application shop.wsgi --celery-app shop --static\n"
     )
     assert (tmp_path / "asked").read_text() == asked
+
+
+def test_what_is_compiled_already_is_not_compiled_again(build, tmp_path):
+    """A module that is the same in both releases; one that is not is compiled, and the first release keeps its own."""
+    compiled = {}
+    for release, text in (("0123", "KIND = 1\n"), ("4567", "KIND = 2\n")):
+        assert build(PROJECT, ".", "--", "--application", "shop.wsgi", release=release, other=text).returncode == 0
+        packages = next((tmp_path / f"shop/releases/{release}/venv/lib").glob("python3*")) / "site-packages"
+        compiled[release] = {name: next(packages.glob(f"__pycache__/{name}.*.pyc")) for name in ("thing", "other")}
+        says = [tmp_path / f"shop/releases/{release}/venv/bin/python", "-c", "import other; print(other.KIND)"]
+        assert subprocess.check_output(says, text=True) == text[-2:]
+    assert compiled["0123"]["thing"].samefile(compiled["4567"]["thing"])
+    assert not compiled["0123"]["other"].samefile(compiled["4567"]["other"])
 
 
 def test_a_release_that_would_not_run_is_not_complete(build, tmp_path):

@@ -5,7 +5,8 @@ DOCUMENTATION = r"""
 module: systemd_units
 short_description: Files as wanted, and units enabled, running, and running what their files say
 description:
-  - Writes the files that differ, each by a rename, then enables and starts the units, in the order given.
+  - Writes the files that differ, each by a rename, then enables and starts the units, all at the same time. Which of
+    them waits for which is said by the units themselves.
   - A unit whose process is older than a file that it reads is restarted, or reloaded. That is decided from the state of
     the host, not from what this run happened to change, so that a deploy killed between writing a file and restarting
     its reader is put right by the next one. A handler forgets.
@@ -28,7 +29,7 @@ options:
       group: {description: Group., type: str, default: root}
       mode: {description: Permissions, octal., type: str, default: "0644"}
   units:
-    description: The units, in the order in which they are brought up.
+    description: The units.
     type: list
     elements: dict
     default: []
@@ -81,6 +82,8 @@ from ansible.module_utils.basic import AnsibleModule
 UNITS = "/etc/systemd/system"
 # When a unit was last told to reload. On tmpfs, as a unit does not outlive a reboot either.
 RELOADS = "/run/quintet/reloaded"
+# In this order, each for all units that need it.
+VERBS = ("disable", "stop", "enable", "restart", "start", "reload")
 PROPERTIES = "Id,LoadState,UnitFileState,ActiveState,NeedDaemonReload,ExecMainStartTimestamp,ActiveEnterTimestamp"
 
 
@@ -217,8 +220,9 @@ class Host:
     def systemctl(self, *arguments):
         code, out, err = self.module.run_command(["systemctl", *arguments])
         if code:
+            units = [word for word in arguments[1:] if word in err] or arguments[1:]
             _, log, _ = self.module.run_command(
-                ["journalctl", "--no-pager", "--lines=20", "--output=cat", "--unit", arguments[-1]]
+                ["journalctl", "--no-pager", "--lines=20", "--output=cat", *(f"--unit={unit}" for unit in units)]
             )
             message = f"systemctl {' '.join(arguments)}: {err.strip()}\n{log.strip()}"
             self.module.fail_json(msg=message, actions=self.actions)
@@ -230,15 +234,16 @@ class Host:
         blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in out.strip().split("\n\n")]
         return dict(zip(names, blocks, strict=True))
 
-    def do(self, verb, name):
-        self.actions.append(f"{verb} {name}")
-        if self.module.check_mode:
+    def do(self, verb, names):
+        self.actions += [f"{verb} {name}" for name in names]
+        if self.module.check_mode or not names:
             return
-        self.systemctl(verb, name)
+        self.systemctl(verb, *names)
         if verb == "reload":
             os.makedirs(RELOADS, exist_ok=True)
-            with open(os.path.join(RELOADS, name), "w"):
-                pass
+            for name in names:
+                with open(os.path.join(RELOADS, name), "w"):
+                    pass
 
     def bring(self, units):
         names = [unit["name"] for unit in units]
@@ -246,12 +251,15 @@ class Host:
         if any(outdated(unit, states[unit["name"]]) for unit in units) and not self.module.check_mode:
             self.systemctl("daemon-reload")
             states = self.states(names)
+        wanted = {verb: [] for verb in VERBS}
         for unit in units:
             name = unit["name"]
             if unit["enabled"] and states[name]["LoadState"] == "not-found" and not self.module.check_mode:
                 self.module.fail_json(msg=f"There is no unit {name} on this host.", actions=self.actions)
             for verb in needed(unit, states[name], changed_at([os.path.join(RELOADS, name)])):
-                self.do(verb, name)
+                wanted[verb].append(name)
+        for verb, names in wanted.items():
+            self.do(verb, names)
 
     def remove(self, names):
         for name in names:

@@ -47,6 +47,20 @@ for entry in importlib.metadata.entry_points(group="console_scripts"):
     command.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {name}\nsys.exit({function}())\n")
     command.chmod(0o755)
 EOP
+# What another release on this host has compiled of the same files need not be compiled again.
+venv/bin/python - "$packages" <<'EOP'
+import filecmp, os, pathlib, sys
+
+packages, opt = pathlib.Path(sys.argv[1]), pathlib.Path.cwd().parents[2]
+built = sorted(opt.glob("*/releases/*/complete"), key=os.path.getmtime)
+for theirs in (complete.parent / packages for complete in built[-3:]):
+    for compiled in theirs.rglob("*.pyc"):
+        source = compiled.parent.parent.relative_to(theirs) / f"{compiled.name.partition('.')[0]}.py"
+        wanted = packages / compiled.relative_to(theirs)
+        if (packages / source).is_file() and not wanted.exists() and filecmp.cmp(packages / source, theirs / source, False):
+            wanted.parent.mkdir(exist_ok=True)
+            os.link(compiled, wanted)
+EOP
 # A file that is for another Python is no reason to stop: whoever imports it finds out.
 venv/bin/python -m compileall -qq -j 0 venv/lib source || true
 

@@ -167,7 +167,14 @@ def write_bundle(work, bundle):
     (work / "quintet").mkdir()
     for name in LAID:
         shutil.copy(Path(__file__).parent / name, work / "quintet")
-    mode = ["--owner=0", "--group=0", "--numeric-owner", "--mode=a+rX,go-w", "--use-compress-program=gzip --fast"]
+    mode = [
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+        "--mode=a+rX,go-w",
+        "--mtime=@0",
+        "--use-compress-program=gzip --fast",
+    ]
     made = work / "bundle"
     subprocess.run(
         ["tar", "--create", f"--directory={work}", f"--file={made}", *mode, "source", "packages", "quintet"], check=True
