@@ -15,6 +15,7 @@ SECRETS = {
     "redis_password": f"redis {UGLY}",
     "database_passwords": {"producer": f"producer {UGLY}", "service": f"service {UGLY}"},
     "django_secret_keys": {"producer": f"producer key {UGLY}", "service": f"service key {UGLY}"},
+    "tls_identity": "-- certificate --\n-- private key --",
 }
 # What check.yml says when it has packed the sources.
 ARCHIVES = {
@@ -41,7 +42,7 @@ def topology(source, **extra):
     source = f"inventories/{source}.yml" if source in TOPOLOGIES else source
     # What looks at the environment is given here, so that a shell's variables do not change a test.
     given = {"stack": name, "node_web_port": 8000, "node_management_port": 15672, "secrets_dir": "/nonexistent"}
-    given["archives"] = ARCHIVES
+    given |= {"archives": ARCHIVES, "tls_authorities": "-- authority --"}
     return Topology(source, "inventories/containers.yml", extra=given | SECRETS | extra)
 
 

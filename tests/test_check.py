@@ -29,7 +29,7 @@ all:
 TOPOLOGY, SITE = "quintet.yml", "site.yml"
 PROJECT, SECRETS = "group_vars/all/project.yml", "group_vars/all/secrets.yml"
 APPLICATION = 'application: "producer.wsgi:application"'
-WORKER = "worker: {celery_app: service, queues: [service], watchdog_seconds: 60}"
+WORKER = "worker: {celery_app: service, queues: [service], concurrency: 4, watchdog_seconds: 60}"
 IN_PROJECT = "Edit inventories/group_vars/all/project.yml"
 IN_SECRETS = "Edit inventories/group_vars/all/secrets.yml"
 

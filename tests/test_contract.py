@@ -22,6 +22,7 @@ DATABASE_URLS = {
     "service": f"postgresql://service:service%20{UGLY_IN_URL}@postgresql.quintet.internal:5432/service",
 }
 LOOPBACK = "127.0.0.1"
+PROXY = "127.0.1.10"
 PRODUCER_SITE = {
     "project": "producer",
     "directory": "/opt/quintet/producer",
@@ -49,6 +50,7 @@ SERVICE_WORKER = {
     "release": "bbbbbbbbbbbb",
     "celery_app": "service",
     "queues": ["service"],
+    "concurrency": 4,
     "watchdog_seconds": 60,
 }
 
@@ -60,6 +62,8 @@ HOSTS = {
             "listen_addresses": [LOOPBACK],
             "tier_memory_mb": 409,
             "host_packages": [
+                "haproxy",
+                "nftables",
                 "nginx-light",
                 "postgresql-17",
                 "python3",
@@ -72,9 +76,9 @@ HOSTS = {
             "first_projects": ["producer", "service"],
             "base_names": {
                 "box1.quintet.internal": LOOPBACK,
-                "postgresql.quintet.internal": LOOPBACK,
-                "rabbitmq.quintet.internal": LOOPBACK,
-                "redis.quintet.internal": LOOPBACK,
+                "postgresql.quintet.internal": PROXY,
+                "rabbitmq.quintet.internal": PROXY,
+                "redis.quintet.internal": PROXY,
             },
         },
     },
@@ -83,7 +87,7 @@ HOSTS = {
             "host_address": "10.213.171.10",
             "listen_addresses": [LOOPBACK, "10.213.171.10"],
             "tier_memory_mb": 2048,
-            "host_packages": ["postgresql-17"],
+            "host_packages": ["nftables", "postgresql-17"],
             "host_data_tiers": ["postgresql"],
             "host_app_tiers": [],
             "projects": [],
@@ -94,16 +98,13 @@ HOSTS = {
                 "rabbitmq1.quintet.internal": "10.213.171.12",
                 "web1.quintet.internal": "10.213.171.13",
                 "worker1.quintet.internal": "10.213.171.14",
-                "postgresql.quintet.internal": LOOPBACK,
-                "rabbitmq.quintet.internal": "10.213.171.12",
-                "redis.quintet.internal": "10.213.171.11",
             },
         },
         "redis1": {
             "host_address": "10.213.171.11",
             "listen_addresses": [LOOPBACK, "10.213.171.11"],
             "tier_memory_mb": 2048,
-            "host_packages": ["redis-server"],
+            "host_packages": ["nftables", "redis-server"],
             "host_data_tiers": ["redis"],
             "host_app_tiers": [],
             "projects": [],
@@ -113,7 +114,7 @@ HOSTS = {
             "host_address": "10.213.171.12",
             "listen_addresses": [LOOPBACK, "10.213.171.12"],
             "tier_memory_mb": 2048,
-            "host_packages": ["rabbitmq-server"],
+            "host_packages": ["nftables", "rabbitmq-server"],
             "host_data_tiers": ["rabbitmq"],
             "host_app_tiers": [],
             "projects": [],
@@ -122,7 +123,7 @@ HOSTS = {
         "web1": {
             "host_address": "10.213.171.13",
             "tier_memory_mb": 2048,
-            "host_packages": ["nginx-light", "python3"],
+            "host_packages": ["haproxy", "nftables", "nginx-light", "python3"],
             "host_data_tiers": [],
             "host_app_tiers": ["web"],
             "projects": ["producer"],
@@ -133,15 +134,15 @@ HOSTS = {
                 "rabbitmq1.quintet.internal": "10.213.171.12",
                 "web1.quintet.internal": LOOPBACK,
                 "worker1.quintet.internal": "10.213.171.14",
-                "postgresql.quintet.internal": "10.213.171.10",
-                "rabbitmq.quintet.internal": "10.213.171.12",
-                "redis.quintet.internal": "10.213.171.11",
+                "postgresql.quintet.internal": PROXY,
+                "rabbitmq.quintet.internal": PROXY,
+                "redis.quintet.internal": PROXY,
             },
         },
         "worker1": {
             "host_address": "10.213.171.14",
             "tier_memory_mb": 2048,
-            "host_packages": ["python3"],
+            "host_packages": ["haproxy", "nftables", "python3"],
             "host_data_tiers": [],
             "host_app_tiers": ["celery_worker"],
             "projects": ["producer", "service"],
@@ -242,6 +243,8 @@ def test_environment_of_a_project(quintet, name):
         "ALLOWED_HOSTS": "localhost",
         "MEDIA_ROOT": f"/var/lib/{name}/media",
         "QUINTET_FILES": f"/opt/quintet/{name}/files",
+        "PGSSLMODE": "verify-full",
+        "PGSSLROOTCERT": "/etc/haproxy/authorities.pem",
     }
 
 
@@ -313,6 +316,7 @@ def test_places_of_the_services(quintet):
         "hosts": "localhost",
         "state": "/var/lib/shop",
         "files": "/opt/quintet/shop/files",
+        "authorities": "/etc/haproxy/authorities.pem",
     }
 
 

@@ -23,6 +23,10 @@ TEMPLATES = {
     "celery_worker/celery.service.j2": ("worker", "celery_worker_workers"),
     "django_project/environment.j2": ("all", None),
     "django_project/quintet-manage.j2": ("all", None),
+    "firewall/firewall.nft.j2": ("web", None),
+    "firewall/quintet-firewall.service.j2": ("web", None),
+    "haproxy/haproxy.cfg.j2": ("web", None),
+    "haproxy/quintet.conf.j2": ("web", None),
     "postgresql/checksums.conf.j2": ("postgresql", None),
     "postgresql/quintet.conf.j2": ("postgresql", None),
     "postgresql/quintet_hba.conf.j2": ("postgresql", None),
@@ -135,12 +139,25 @@ def test_an_undefined_name_is_an_error(onebox, template):
 # rendered, and a group and a mode that are not the module's.
 PG, UNITS = "/etc/postgresql/17/main", "/etc/systemd/system"
 FILES = {
+    "firewall": {
+        "/etc/quintet/firewall.nft": ("firewall.nft.j2", 0, None, None),
+        f"{UNITS}/quintet-firewall.service": ("quintet-firewall.service.j2", 0, None, None),
+    },
+    "haproxy": {
+        "/etc/haproxy/identity.pem": ("tls_identity", 0, "haproxy", "0640"),
+        "/etc/haproxy/authorities.pem": ("tls_authorities", 0, None, None),
+        "/etc/haproxy/haproxy.cfg": ("haproxy.cfg.j2", 0, None, None),
+        f"{UNITS}/haproxy.service.d/quintet.conf": ("quintet.conf.j2", 0, None, None),
+    },
     "postgresql": {
+        f"{PG}/identity.pem": ("tls_identity", 0, "postgres", "0640"),
         f"{PG}/conf.d/quintet.conf": ("quintet.conf.j2", 0, "postgres", "0640"),
         f"{PG}/quintet_hba.conf": ("quintet_hba.conf.j2", 0, "postgres", "0640"),
         f"{UNITS}/postgresql@17-main.service.d/checksums.conf": ("checksums.conf.j2", 0, None, None),
     },
     "redis": {
+        "/etc/redis/identity.pem": ("tls_identity", 0, "redis", "0640"),
+        "/etc/redis/authorities.pem": ("tls_authorities", 0, None, None),
         "/etc/redis/users.acl": ("users.acl.j2", 0, "redis", "0640"),
         "/etc/redis/redis-results.conf": ("redis.conf.j2", 0, "redis", "0640"),
         "/etc/redis/redis-cache.conf": ("redis.conf.j2", 1, "redis", "0640"),
@@ -149,6 +166,8 @@ FILES = {
         "/etc/rabbitmq/rabbitmq.conf": ("rabbitmq.conf.j2", 0, "rabbitmq", "0640"),
         "/etc/rabbitmq/rabbitmq-env.conf": ("rabbitmq-env.conf.j2", 0, "rabbitmq", None),
         "/etc/rabbitmq/enabled_plugins": ("enabled_plugins.j2", 0, "rabbitmq", None),
+        "/etc/rabbitmq/identity.pem": ("tls_identity", 0, "rabbitmq", "0640"),
+        "/etc/rabbitmq/authorities.pem": ("tls_authorities", 0, None, None),
         "/etc/rabbitmq/definitions.json": (None, 0, "rabbitmq", None),
         f"{UNITS}/epmd.socket": ("epmd.socket.j2", 0, None, None),
     },
@@ -170,7 +189,7 @@ FILES = {
         "/opt/quintet/service/current": ("releases/bbbbbbbbbbbb", 0, None, None),
     },
 }
-GROUPS = {role: role for role in FILES} | {"celery_worker": "worker"}
+GROUPS = {role: role for role in FILES} | {"celery_worker": "worker", "haproxy": "web", "firewall": "web"}
 SECRET_FILES = {"/etc/redis/users.acl"}
 
 
@@ -189,6 +208,8 @@ def test_files(each, role):
             file["content"] = "{}"
         elif source is None:
             file["absent"] = True
+        elif source.startswith("tls_"):
+            file["secret" if source == "tls_identity" else "content"] = evaluated(each, role, source) + "\n"
         elif source.endswith(".j2"):
             file["secret" if path in SECRET_FILES else "content"] = render(each, f"{role}/{source}")[turn]
         else:
@@ -251,7 +272,10 @@ UNITS_OF = {
         *(
             {
                 "name": f"redis-server@{name}.service",
-                "restart_after": [f"/etc/redis/redis-{name}.conf", "/etc/redis/users.acl"],
+                "restart_after": [
+                    f"/etc/redis/redis-{name}.conf",
+                    *(f"/etc/redis/{file}" for file in ("users.acl", "identity.pem", "authorities.pem")),
+                ],
             }
             for name in ("results", "cache")
         ),
@@ -325,24 +349,24 @@ PEER = ("local", "all", "postgres", "peer")
 ADMITTED = {
     "onebox": {
         PEER,
-        ("host", "producer", "producer", "127.0.0.1/32", "scram-sha-256"),
-        ("host", "service", "service", "127.0.0.1/32", "scram-sha-256"),
+        ("hostssl", "producer", "producer", "127.0.0.1/32", "scram-sha-256"),
+        ("hostssl", "service", "service", "127.0.0.1/32", "scram-sha-256"),
     },
     "quintet": {
         PEER,
-        ("host", "producer", "producer", "10.213.171.13/32", "scram-sha-256"),
-        ("host", "producer", "producer", "10.213.171.14/32", "scram-sha-256"),
-        ("host", "service", "service", "10.213.171.14/32", "scram-sha-256"),
+        ("hostssl", "producer", "producer", "10.213.171.13/32", "scram-sha-256"),
+        ("hostssl", "producer", "producer", "10.213.171.14/32", "scram-sha-256"),
+        ("hostssl", "service", "service", "10.213.171.14/32", "scram-sha-256"),
     },
     "wide": {
         PEER,
-        ("host", "producer", "producer", "10.213.10.11/32", "scram-sha-256"),
-        ("host", "producer", "producer", "10.213.10.12/32", "scram-sha-256"),
-        ("host", "producer", "producer", "10.213.10.13/32", "scram-sha-256"),
-        ("host", "producer", "producer", "10.213.10.14/32", "scram-sha-256"),
-        ("host", "service", "service", "10.213.10.12/32", "scram-sha-256"),
-        ("host", "service", "service", "10.213.10.13/32", "scram-sha-256"),
-        ("host", "service", "service", "10.213.10.14/32", "scram-sha-256"),
+        ("hostssl", "producer", "producer", "10.213.10.11/32", "scram-sha-256"),
+        ("hostssl", "producer", "producer", "10.213.10.12/32", "scram-sha-256"),
+        ("hostssl", "producer", "producer", "10.213.10.13/32", "scram-sha-256"),
+        ("hostssl", "producer", "producer", "10.213.10.14/32", "scram-sha-256"),
+        ("hostssl", "service", "service", "10.213.10.12/32", "scram-sha-256"),
+        ("hostssl", "service", "service", "10.213.10.13/32", "scram-sha-256"),
+        ("hostssl", "service", "service", "10.213.10.14/32", "scram-sha-256"),
     },
 }
 
@@ -358,7 +382,7 @@ def test_postgresql_admits_owners_from_their_hosts_and_nobody_else(request, name
 def test_postgresql_admits_ipv6(quintet):
     databases = [{"name": "x", "password": "x", "clients": ["fd00::1"]}]
     [text] = render(quintet, "postgresql/quintet_hba.conf.j2", postgresql_databases=databases)
-    assert 'host "x" "x" fd00::1/128 scram-sha-256' in lines(text)
+    assert 'hostssl "x" "x" fd00::1/128 scram-sha-256' in lines(text)
 
 
 def postgresql(topology, **more):
@@ -405,7 +429,7 @@ def test_postgresql_gets_checksums_before_its_first_start_only(quintet):
 
 
 def test_redis_instances(quintet):
-    found = {pairs(text, " ")["port"]: pairs(text, " ") for text in render(quintet, "redis/redis.conf.j2")}
+    found = {pairs(text, " ")["tls-port"]: pairs(text, " ") for text in render(quintet, "redis/redis.conf.j2")}
     assert {port: (one["maxmemory"], one["maxmemory-policy"], one["appendonly"]) for port, one in found.items()} == {
         "6379": ("1024mb", "noeviction", "yes"),
         "6380": ("512mb", "allkeys-lfu", "no"),
@@ -413,6 +437,7 @@ def test_redis_instances(quintet):
     for one in found.values():
         assert one["bind"].split() == ["127.0.0.1", "10.213.171.11"]
         assert one["aclfile"] == "/etc/redis/users.acl"
+        assert (one["port"], one["tls-auth-clients"], one["tls-protocols"]) == ("0", "yes", "TLSv1.3")
     # Instances share a directory: no two of them write one file.
     for name in ("dbfilename", "appenddirname"):
         assert len({one[name] for one in found.values()}) == len(found)
@@ -443,9 +468,12 @@ def rabbitmq(topology, **more):
 def test_rabbitmq_settings(quintet):
     found = rabbitmq(quintet)
     assert {name: value for name, value in found.items() if name.startswith("listeners")} == {
-        "listeners.tcp.1": "127.0.0.1:5672",
-        "listeners.tcp.2": "10.213.171.12:5672",
+        "listeners.tcp": "none",
+        "listeners.ssl.1": "127.0.0.1:5671",
+        "listeners.ssl.2": "10.213.171.12:5671",
     }
+    assert (found["ssl_options.verify"], found["ssl_options.fail_if_no_peer_cert"]) == ("verify_peer", "true")
+    assert [value for name, value in found.items() if name.startswith("ssl_options.versions")] == ["tlsv1.3"]
     assert (found["management.tcp.ip"], found["management.tcp.port"]) == ("10.213.171.12", "15672")
     assert found["vm_memory_high_watermark.absolute"] == "1536MiB"
     assert not [name for name in found if name.startswith("default_")], "these act on an empty broker only"
@@ -455,8 +483,16 @@ def test_rabbitmq_settings(quintet):
 def test_rabbitmq_takes_more_settings(onebox):
     found = rabbitmq(onebox, rabbitmq_settings={"heartbeat": 30, "log.console.level": "debug"})
     assert (found["heartbeat"], found["log.console.level"]) == ("30", "debug")
-    assert found["listeners.tcp.1"] == "127.0.0.1:5672"
-    assert "listeners.tcp.2" not in found
+    assert found["listeners.ssl.1"] == "127.0.0.1:5671"
+    assert "listeners.ssl.2" not in found
+
+
+def test_the_management_page_is_behind_tls(quintet):
+    """But on the containers of this machine, where nothing leaves it."""
+    found = rabbitmq(quintet, rabbitmq_management_tls=True)
+    assert {name for name in found if name.startswith("management.tcp")} == set()
+    assert (found["management.ssl.ip"], found["management.ssl.port"]) == ("10.213.171.12", "15672")
+    assert {found[f"management.ssl.versions.{number}"] for number in (1, 2)} == {"tlsv1.3", "tlsv1.2"}
 
 
 def test_rabbitmq_keeps_the_cluster_to_itself(each):
@@ -563,7 +599,7 @@ def test_celery_unit(each):
     service = unit(text)["Service"]
     assert service["ExecStart"].split() == [
         *("/opt/quintet/service/current/venv/bin/celery", "--quiet", "--app", "service", "worker"),
-        *("--hostname", "service@%H", "--queues", "service"),
+        *("--hostname", "service@%H", "--queues", "service", "--concurrency", "4"),
         *("-O", "fair", "--without-gossip", "--without-mingle", "--loglevel", "INFO"),
     ]
     assert_unit_of_project(service, "service")

@@ -1,22 +1,28 @@
 """What every host shows: what listens, what runs, who may read secrets; and that it comes back after a reboot."""
 
+import json
+import shlex
+import socket
+
 import docker
 import pytest
 
 from verify import FIRST, TOPOLOGY, contract, eventually, manage, node
 
+UNITS = ["quintet-firewall.service"]
 TIER_UNITS = {
     "postgresql": [f"postgresql@{contract('database_version')}-main.service"],
     "redis": ["redis-server@results.service", "redis-server@cache.service"],
     "rabbitmq": ["rabbitmq-server.service"],
-    "web": ["nginx.service", "gunicorn-producer.service", "gunicorn-producer.socket"],
-    "worker": ["celery-service.service"],
+    "web": ["haproxy.service", "nginx.service", "gunicorn-producer.service", "gunicorn-producer.socket"],
+    "worker": ["haproxy.service", "celery-service.service"],
 }
 
 
 def expected_sockets(host):
     """What the contract says that a host listens on."""
     everywhere, loopback = contract("listen_addresses", host), "127.0.0.1"
+    proxies = {(contract("proxy_address"), proxy["port"]) for proxy in contract("proxies", host)}
     sockets = {
         "postgresql": {(address, contract("database_port")) for address in everywhere},
         "redis": {
@@ -24,10 +30,10 @@ def expected_sockets(host):
             for address in everywhere
             for port in (contract("result_backend_port"), contract("cache_port"))
         },
-        "rabbitmq": {(address, contract("broker_port")) for address in everywhere}
+        "rabbitmq": {(address, contract("broker_tls_port")) for address in everywhere}
         | {(contract("host_address", host), contract("broker_management_port")), (loopback, 4369), (loopback, 25672)},
-        "web": {("0.0.0.0", contract("http_port"))},
-        "worker": set(),
+        "web": {("0.0.0.0", contract("http_port")), *proxies},
+        "worker": proxies,
     }
     return set().union(*(sockets[group] for group in contract("group_names", host) if group in sockets))
 
@@ -44,8 +50,8 @@ def test_nothing_listens_beyond_what_the_topology_says(host):
 @pytest.mark.parametrize("host", TOPOLOGY.hosts())
 def test_units_run_and_none_has_failed(host):
     machine = node(host)
-    for group in contract("group_names", host):
-        for unit in TIER_UNITS[group]:
+    for units in [UNITS, *(TIER_UNITS[group] for group in contract("group_names", host))]:
+        for unit in units:
             assert machine.check_output("systemctl is-active %s", unit) == "active"
             assert machine.check_output("systemctl is-enabled %s", unit).startswith("enabled")
     assert machine.check_output("systemctl --failed --no-legend") == ""
@@ -93,3 +99,59 @@ def test_a_reboot_comes_back_by_itself():
     assert eventually(lambda: manage(FIRST, "producer", "roundtrip"), seconds=120)["ok"]
     for host in TOPOLOGY.hosts():
         eventually(lambda host=host: node(host).check_output("systemctl is-system-running") == "running", seconds=60)
+
+
+# -- Who reaches what -------------------------------------------------------------------------------------------------
+
+PROBE = """
+import json, socket, sys
+given = json.load(sys.stdin)
+open_ports = []
+for address, port in given:
+    try:
+        socket.create_connection((address, port), 1).close()
+        open_ports.append([address, port])
+    except OSError:
+        pass
+print(json.dumps(open_ports))
+"""
+# What listens anywhere, and ports where nothing does.
+PORTS = sorted({port for host in TOPOLOGY.hosts() for _, port in expected_sockets(host)} | {22, 111, 8080})
+
+
+def admitted(host):
+    """The ports of a host that the contract opens, each with who may come; None for everybody."""
+    return {rule["port"]: rule.get("sources") for rule in contract("open_ports", host)}
+
+
+@pytest.mark.parametrize("host", TOPOLOGY.hosts())
+def test_a_host_reaches_no_port_but_those_that_are_for_it(host):
+    others = [other for other in TOPOLOGY.hosts() if other != host]
+    if not others:
+        pytest.skip("there is no other host")
+    address = contract("host_address", host)
+    places = {contract("host_address", other): other for other in others}
+    asked = json.dumps([[place, port] for place in places for port in PORTS])
+    found = node(host).check_output(f"python3 -c {shlex.quote(PROBE)} <<'QUINTET'\n{asked}\nQUINTET")
+    expected = {
+        (place, port)
+        for place, other in places.items()
+        for port, sources in admitted(other).items()
+        if sources is None or address in sources
+    }
+    assert {tuple(one) for one in json.loads(found)} == expected
+
+
+def test_the_firewall_drops_what_no_rule_names():
+    """Even where something listens: here, for this test, on every address and a port that nobody knows."""
+    for host in TOPOLOGY.hosts():
+        machine, address = node(host), contract("host_address", host)
+        machine.check_output("systemd-run --unit quintet-listen --collect python3 -m http.server 8099")
+        try:
+            eventually(lambda machine=machine: machine.run("ss -Hltn sport = :8099").stdout, 10)
+            with pytest.raises(TimeoutError):
+                socket.create_connection((address, 8099), 2)
+            machine.check_output("systemctl stop quintet-firewall")
+            socket.create_connection((address, 8099), 2).close()
+        finally:
+            machine.run("systemctl start quintet-firewall; systemctl stop quintet-listen")

@@ -57,7 +57,7 @@ def test_wrong_password_and_superuser_are_refused():
 def test_a_stranger_is_refused():
     # This machine is no host of the topology.
     stranger = url("producer").replace(contract("service_names.database"), contract("host_address", SERVER))
-    with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry|Connection refused"):
+    with pytest.raises(psycopg.OperationalError, match=r"timeout expired|Connection refused"):
         psycopg.connect(stranger, connect_timeout=5)
 
 

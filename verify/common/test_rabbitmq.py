@@ -2,6 +2,7 @@
 
 import base64
 import json
+from shlex import quote
 
 import pytest
 
@@ -33,15 +34,17 @@ def login(user, password, vhost, host=WORKER):
 
 
 def whoami(user, password):
-    """What the management API says of a user, asked from the worker's host."""
+    """What the management API says of a user, asked on its host."""
     address, port = contract("rabbitmq_management_address", BROKER), contract("rabbitmq_management_port", BROKER)
     token = base64.b64encode(f"{user}:{password}".encode()).decode()
     code = (
+        "import sys\n"
         "from urllib.request import Request, urlopen\n"
-        "request = Request(given['url'], headers={'Authorization': 'Basic ' + given['token']})\n"
-        "print(urlopen(request, timeout=5).read().decode())"
+        "url, token = sys.stdin.read().split()\n"
+        "print(urlopen(Request(url, headers={'Authorization': 'Basic ' + token}), timeout=5).read().decode())"
     )
-    result = python_of("service", WORKER, code, url=f"http://{address}:{port}/api/whoami", token=token)
+    url = f"http://{address}:{port}/api/whoami"
+    result = node(BROKER).run(f"python3 -c {quote(code)} <<'QUINTET'\n{url} {token}\nQUINTET")
     return json.loads(result.stdout) if result.rc == 0 else result.stderr
 
 

@@ -1,7 +1,8 @@
 """Whom Redis admits, what they may do, and what an instance does with what it is given."""
 
+import socket
+
 import pytest
-import redis
 
 from verify import TOPOLOGY, contract, eventually, node, python_of
 
@@ -57,9 +58,8 @@ def test_results_survive_a_restart():
     assert eventually(lambda: talk(URLS["results"], ["GET", "verify:kept"]) == ["b'yes'"], seconds=20)
 
 
-def test_a_stranger_without_a_password_is_refused():
+def test_a_stranger_is_refused():
     for url in URLS.values():
         port = int(url.rsplit(":", 1)[1].split("/")[0])
-        client = redis.Redis(contract("host_address", SERVER), port, socket_timeout=5)
-        with pytest.raises((redis.AuthenticationError, redis.ConnectionError)):
-            client.ping()
+        with pytest.raises((TimeoutError, ConnectionRefusedError)):
+            socket.create_connection((contract("host_address", SERVER), port), 2)
