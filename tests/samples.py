@@ -12,7 +12,9 @@ UGLY_IN_URL = "a%2Fb%25c%3Ad%40e%23f%3Fg%26h%2Bi%27j%22k%24l%5Cm%60n%20o%3Bp%3Dq
 
 SECRETS = {
     "broker_password": f"broker {UGLY}",
-    "redis_password": f"redis {UGLY}",
+    "broker_passwords": {"producer": f"broker {UGLY}", "service": f"broker {UGLY}"},
+    "monitor_password": f"monitor {UGLY}",
+    "redis_passwords": {"producer": f"redis {UGLY}", "service": f"redis {UGLY}"},
     "database_passwords": {"producer": f"producer {UGLY}", "service": f"service {UGLY}"},
     "django_secret_keys": {"producer": f"producer key {UGLY}", "service": f"service key {UGLY}"},
     "tls_identity": "-- certificate --\n-- private key --",

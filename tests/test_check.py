@@ -134,10 +134,10 @@ CASES = {
     ),
     # -- secrets ------------------------------------------------------------------------------------------------------
     "empty passwords": Case(
-        SECRETS, "", 'broker_password: ""\nredis_password:\n', (": broker_password, redis_password.", IN_SECRETS)
+        SECRETS, "", 'broker_password: ""\nmonitor_password:\n', (": broker_password, monitor_password.", IN_SECRETS)
     ),
     "password with a line break": Case(
-        SECRETS, "", "redis_password: |\n  of a block\n", ("line break: redis_password.", IN_SECRETS)
+        SECRETS, "", "monitor_password: |\n  of a block\n", ("line break: monitor_password.", IN_SECRETS)
     ),
     "project without a password": Case(
         SECRETS, "", "database_passwords: {producer: x}\n", ("database_passwords.service", IN_SECRETS)

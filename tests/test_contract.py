@@ -13,13 +13,13 @@ from tests.topology import Topology
 PROJECTS = ("producer", "service")
 
 URLS = {
-    "broker_url": f"amqp://django:broker%20{UGLY_IN_URL}@rabbitmq.quintet.internal:5672/rabbit",
-    "result_backend_url": f"redis://django:redis%20{UGLY_IN_URL}@redis.quintet.internal:6379/0",
-    "cache_url": f"redis://django:redis%20{UGLY_IN_URL}@redis.quintet.internal:6380/1",
-}
-DATABASE_URLS = {
-    "producer": f"postgresql://producer:producer%20{UGLY_IN_URL}@postgresql.quintet.internal:5432/producer",
-    "service": f"postgresql://service:service%20{UGLY_IN_URL}@postgresql.quintet.internal:5432/service",
+    name: {
+        "database_url": f"postgresql://{name}:{name}%20{UGLY_IN_URL}@postgresql.quintet.internal:5432/{name}",
+        "broker_url": f"amqp://{name}:broker%20{UGLY_IN_URL}@rabbitmq.quintet.internal:5672/rabbit",
+        "result_backend_url": f"redis://{name}:redis%20{UGLY_IN_URL}@redis.quintet.internal:6379/0",
+        "cache_url": f"redis://{name}:redis%20{UGLY_IN_URL}@redis.quintet.internal:6380/1",
+    }
+    for name in PROJECTS
 }
 LOOPBACK = "127.0.0.1"
 PROXY = "127.0.1.10"
@@ -69,6 +69,7 @@ HOSTS = {
                 "python3",
                 "rabbitmq-server",
                 "redis-server",
+                "unattended-upgrades",
             ],
             "host_data_tiers": ["postgresql", "redis", "rabbitmq"],
             "host_app_tiers": ["web", "celery_worker"],
@@ -87,7 +88,7 @@ HOSTS = {
             "host_address": "10.213.171.10",
             "listen_addresses": [LOOPBACK, "10.213.171.10"],
             "tier_memory_mb": 2048,
-            "host_packages": ["nftables", "postgresql-17"],
+            "host_packages": ["nftables", "postgresql-17", "unattended-upgrades"],
             "host_data_tiers": ["postgresql"],
             "host_app_tiers": [],
             "projects": [],
@@ -104,7 +105,7 @@ HOSTS = {
             "host_address": "10.213.171.11",
             "listen_addresses": [LOOPBACK, "10.213.171.11"],
             "tier_memory_mb": 2048,
-            "host_packages": ["nftables", "redis-server"],
+            "host_packages": ["nftables", "redis-server", "unattended-upgrades"],
             "host_data_tiers": ["redis"],
             "host_app_tiers": [],
             "projects": [],
@@ -114,7 +115,7 @@ HOSTS = {
             "host_address": "10.213.171.12",
             "listen_addresses": [LOOPBACK, "10.213.171.12"],
             "tier_memory_mb": 2048,
-            "host_packages": ["nftables", "rabbitmq-server"],
+            "host_packages": ["nftables", "rabbitmq-server", "unattended-upgrades"],
             "host_data_tiers": ["rabbitmq"],
             "host_app_tiers": [],
             "projects": [],
@@ -123,7 +124,7 @@ HOSTS = {
         "web1": {
             "host_address": "10.213.171.13",
             "tier_memory_mb": 2048,
-            "host_packages": ["haproxy", "nftables", "nginx-light", "python3"],
+            "host_packages": ["haproxy", "nftables", "nginx-light", "python3", "unattended-upgrades"],
             "host_data_tiers": [],
             "host_app_tiers": ["web"],
             "projects": ["producer"],
@@ -142,7 +143,7 @@ HOSTS = {
         "worker1": {
             "host_address": "10.213.171.14",
             "tier_memory_mb": 2048,
-            "host_packages": ["haproxy", "nftables", "python3"],
+            "host_packages": ["haproxy", "nftables", "python3", "unattended-upgrades"],
             "host_data_tiers": [],
             "host_app_tiers": ["celery_worker"],
             "projects": ["producer", "service"],
@@ -196,26 +197,19 @@ def test_host(named, topology, host, name):
     assert named(topology).render(host, EXPRESSIONS.get(name, name)) == HOSTS[topology][host][name]
 
 
-@pytest.mark.parametrize("name", URLS)
-def test_url_is_the_same_on_every_host(each, name):
-    both = [project(each, one) for one in PROJECTS]
-    assert {each.render(host, name, project=one) for host in each.hosts() for one in both} == {URLS[name]}
+@pytest.mark.parametrize("name", PROJECTS)
+def test_urls_are_the_same_on_every_host(each, name):
+    one = project(each, name)
+    for host in each.hosts():
+        assert {url: each.render(host, url, project=one) for url in URLS[name]} == URLS[name]
 
 
-@pytest.mark.parametrize("name", DATABASE_URLS)
-def test_database_url_is_the_same_on_every_host(each, name):
-    urls = {each.render(host, "database_url", project=project(each, name)) for host in each.hosts()}
-    assert urls == {DATABASE_URLS[name]}
+KINDS = {"database_url": "database", "broker_url": "broker", "result_backend_url": "redis", "cache_url": "redis"}
 
 
 @pytest.mark.parametrize(
     ("url", "user", "password"),
-    [
-        (URLS["broker_url"], "django", SECRETS["broker_password"]),
-        (URLS["result_backend_url"], "django", SECRETS["redis_password"]),
-        (URLS["cache_url"], "django", SECRETS["redis_password"]),
-        *((url, name, SECRETS["database_passwords"][name]) for name, url in DATABASE_URLS.items()),
-    ],
+    [(URLS[name][url], name, SECRETS[f"{kind}_passwords"][name]) for name in PROJECTS for url, kind in KINDS.items()],
 )
 def test_url_read_back_gives_the_password(url, user, password):
     parts = urlsplit(url)
@@ -235,10 +229,10 @@ def test_names_in_urls_are_quoted_too(quintet):
 def test_environment_of_a_project(quintet, name):
     environment = quintet.render("web1", "project_environment", project=project(quintet, name))
     assert environment == {
-        "DATABASE_URL": DATABASE_URLS[name],
-        "CELERY_BROKER_URL": URLS["broker_url"],
-        "CELERY_RESULT_BACKEND": URLS["result_backend_url"],
-        "CACHE_URL": URLS["cache_url"],
+        "DATABASE_URL": URLS[name]["database_url"],
+        "CELERY_BROKER_URL": URLS[name]["broker_url"],
+        "CELERY_RESULT_BACKEND": URLS[name]["result_backend_url"],
+        "CACHE_URL": URLS[name]["cache_url"],
         "SECRET_KEY": SECRETS["django_secret_keys"][name],
         "ALLOWED_HOSTS": "localhost",
         "MEDIA_ROOT": f"/var/lib/{name}/media",
@@ -260,7 +254,7 @@ def test_environment_of_a_project_can_be_added_to(quintet):
     assert (environment["JSON"], environment["NUMBER"]) == ('{"a": 1}', "3")
     password = SECRETS["database_passwords"]["producer"]
     assert environment["DSN"] == f"pg://producer:{password}@postgresql.quintet.internal:5432/producer"
-    assert environment["CELERY_BROKER_URL"] == URLS["broker_url"]
+    assert environment["CELERY_BROKER_URL"] == URLS["producer"]["broker_url"]
 
 
 # What a project of its own gets that says no more than it must.
@@ -274,6 +268,7 @@ SHOP = {
 GIVEN = {
     "archives": {"shop": "/x/.cache/shop/cccccccccccc.tar"},
     "database_passwords": {"shop": "db"},
+    "redis_passwords": {"shop": "key"},
     "django_secret_keys": {"shop": "key"},
     "broker_passwords": {"shop": "rabbit", "django": "x"},
 }
@@ -300,17 +295,17 @@ def test_places_of_the_services(quintet):
         "broker.user": "shop",
         "broker.password": "rabbit",
         "broker.vhost": "shop",
-        "results.url": f"redis://django:redis%20{UGLY_IN_URL}@redis.quintet.internal:6379/898",
+        "results.url": "redis://shop:key@redis.quintet.internal:6379/898",
         "results.host": "redis.quintet.internal",
         "results.port": 6379,
-        "results.user": "django",
-        "results.password": SECRETS["redis_password"],
+        "results.user": "shop",
+        "results.password": "key",
         "results.database": 898,
-        "cache.url": f"redis://django:redis%20{UGLY_IN_URL}@redis.quintet.internal:6380/899",
+        "cache.url": "redis://shop:key@redis.quintet.internal:6380/899",
         "cache.host": "redis.quintet.internal",
         "cache.port": 6380,
-        "cache.user": "django",
-        "cache.password": SECRETS["redis_password"],
+        "cache.user": "shop",
+        "cache.password": "key",
         "cache.database": 899,
         "secret_key": "key",
         "hosts": "localhost",
@@ -322,16 +317,16 @@ def test_places_of_the_services(quintet):
 
 def test_a_project_has_a_vhost_and_a_user_of_its_own(quintet):
     users = shop(quintet, "rabbitmq1", "broker_users")
-    assert [user["name"] for user in users] == ["django", "shop"]
+    assert [user["name"] for user in users] == ["django", "monitor", "shop"]
     everything = {"configure": ".*", "write": ".*", "read": ".*"}
-    assert users[1] == {"name": "shop", "password": "rabbit", "tags": [], "permissions": {"shop": everything}}
+    assert users[2] == {"name": "shop", "password": "rabbit", "tags": [], "permissions": {"shop": everything}}
     assert shop(quintet, "rabbitmq1", "broker_vhosts")[1:] == [{"name": "shop", "default_queue_type": "classic"}]
 
 
 def test_projects_may_share_a_vhost(quintet):
     shared = {"vhost": "rabbit", "queue_type": "quorum"}
     assert len(shop(quintet, "rabbitmq1", "broker_vhosts", broker=shared)) == 1
-    assert list(shop(quintet, "rabbitmq1", "broker_users", broker=shared)[1]["permissions"]) == ["rabbit"]
+    assert list(shop(quintet, "rabbitmq1", "broker_users", broker=shared)[2]["permissions"]) == ["rabbit"]
 
 
 def test_a_project_on_some_hosts(wide):
@@ -412,6 +407,20 @@ def test_memory_is_shared_by_the_tiers_of_a_host(wide):
     assert [wide.render(host, "tier_memory_mb") for host in wide.hosts()] == [682, 2048, 1024, 2048, 2048]
 
 
+RIGHTS = {
+    "producer": {
+        "configure": r"^(results|celery.*|.*celery\.pidbox)$",
+        "write": r"^(amq\.default|service|results|celery.*|.*celery\.pidbox)$",
+        "read": r"^(results|parked|celery.*|.*celery\.pidbox)$",
+    },
+    "service": {
+        "configure": r"^(service|celery.*|.*celery\.pidbox)$",
+        "write": r"^(amq\.default|service|celery.*|.*celery\.pidbox)$",
+        "read": r"^(service|celery.*|.*celery\.pidbox)$",
+    },
+}
+
+
 def test_broker_access(each):
     host = each.hosts("rabbitmq")[0]
     assert each.render(host, "rabbitmq_vhosts") == [
@@ -423,12 +432,22 @@ def test_broker_access(each):
             "password": SECRETS["broker_password"],
             "tags": ["management"],
             "permissions": {"rabbit": {"configure": ".*", "write": ".*", "read": ".*"}},
-        }
+        },
+        {"name": "monitor", "password": SECRETS["monitor_password"], "tags": ["monitoring"], "permissions": {}},
+        *(
+            {
+                "name": name,
+                "password": SECRETS["broker_passwords"][name],
+                "tags": [],
+                "permissions": {"rabbit": RIGHTS[name]},
+            }
+            for name in PROJECTS
+        ),
     ]
 
 
 def test_more_users_and_vhosts_follow(quintet):
-    assert quintet.render("rabbitmq1", "broker_users", broker_extra_users=[{"name": "x"}])[1:] == [{"name": "x"}]
+    assert quintet.render("rabbitmq1", "broker_users", broker_extra_users=[{"name": "x"}])[4:] == [{"name": "x"}]
     assert quintet.render("rabbitmq1", "broker_vhosts", broker_extra_vhosts=[{"name": "y"}])[1:] == [{"name": "y"}]
 
 
@@ -523,7 +542,11 @@ def test_stack_is_named_by_its_topology(monkeypatch):
 
 GENERATED = {
     "broker_password": 40,
-    "redis_password": 40,
+    "monitor_password": 40,
+    "redis_passwords.producer": 40,
+    "redis_passwords.service": 40,
+    "broker_passwords.producer": 40,
+    "broker_passwords.service": 40,
     "database_passwords.producer": 40,
     "database_passwords.service": 40,
     "django_secret_keys.producer": 60,

@@ -35,7 +35,12 @@ FULL = {
     "settings_overlay": True,
     "environment": {"HOST": "{database.host}"},
     "secrets": {"KEY": "k"},
-    "broker": {"vhost": "v", "user": "u", "queue_type": "quorum"},
+    "broker": {
+        "vhost": "v",
+        "user": "u",
+        "queue_type": "quorum",
+        "permissions": {"configure": "c", "write": "w", "read": "r"},
+    },
     "redis_database": 40,
     "hosts": ["web1", "worker1"],
     "web": {
@@ -71,6 +76,7 @@ GIVEN = {
     "archives": {"full": "/x/.cache/full/dddddddddddd.tar"},
     "database_passwords": {"full": "x"},
     "django_secret_keys": {"full": "x"},
+    "redis_passwords": {"full": "x"},
     "broker_passwords": {"u": "x", "django": "x"},
     "ansible_playbook_python": "/python",
 }

@@ -323,8 +323,8 @@ SHOWN = {
     "an option that is not hidden": {"rabbitmq_access": {"vhosts": [{"name": "{{ broker_password }}"}]}},
     "all of the users": {"systemd_units": {"units": "{{ redis_users }}"}},
     "a loop": {"ansible.builtin.command": "x {{ item }}", "loop": "{{ redis_users }}"},
-    "a command": {"ansible.builtin.command": "x {{ redis_password }}"},
-    "a condition": {"ansible.builtin.command": "x", "when": "redis_password"},
+    "a command": {"ansible.builtin.command": "x {{ broker_password }}"},
+    "a condition": {"ansible.builtin.command": "x", "when": "broker_password"},
 }
 
 
@@ -336,7 +336,7 @@ def test_a_secret_that_is_shown_is_found(name):
 
 def test_a_secret_that_is_hidden_is_none():
     assert not shown_secrets("redis", {"systemd_units": {"files": [{"secret": "{{ redis_users[0].password }}"}]}})
-    assert not shown_secrets("redis", {"rabbitmq_access": {"users": [{"password": "{{ redis_password }}"}]}})
+    assert not shown_secrets("redis", {"rabbitmq_access": {"users": [{"password": "{{ broker_password }}"}]}})
 
 
 @pytest.mark.parametrize(

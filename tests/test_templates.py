@@ -23,11 +23,15 @@ TEMPLATES = {
     "celery_worker/celery.service.j2": ("worker", "celery_worker_workers"),
     "django_project/environment.j2": ("all", None),
     "django_project/quintet-manage.j2": ("all", None),
-    "firewall/firewall.nft.j2": ("web", None),
-    "firewall/quintet-firewall.service.j2": ("web", None),
+    "hardening/firewall.nft.j2": ("web", None),
+    "hardening/quintet-firewall.service.j2": ("web", None),
+    "hardening/updates.conf.j2": ("web", None),
     "haproxy/haproxy.cfg.j2": ("web", None),
     "haproxy/quintet.conf.j2": ("web", None),
     "postgresql/checksums.conf.j2": ("postgresql", None),
+    "postgresql/sandbox.conf.j2": ("postgresql", None),
+    "rabbitmq/sandbox.conf.j2": ("rabbitmq", None),
+    "web/sandbox.conf.j2": ("web", None),
     "postgresql/quintet.conf.j2": ("postgresql", None),
     "postgresql/quintet_hba.conf.j2": ("postgresql", None),
     "rabbitmq/enabled_plugins.j2": ("rabbitmq", None),
@@ -139,9 +143,12 @@ def test_an_undefined_name_is_an_error(onebox, template):
 # rendered, and a group and a mode that are not the module's.
 PG, UNITS = "/etc/postgresql/17/main", "/etc/systemd/system"
 FILES = {
-    "firewall": {
+    "hardening": {
         "/etc/quintet/firewall.nft": ("firewall.nft.j2", 0, None, None),
         f"{UNITS}/quintet-firewall.service": ("quintet-firewall.service.j2", 0, None, None),
+        "/etc/apt/apt.conf.d/52quintet": ("updates.conf.j2", 0, None, None),
+        "/etc/systemd/journald.conf.d/quintet.conf": ("[Journal]\nSystemMaxUse=1024M\n", 0, None, None),
+        "/etc/ssh/sshd_config.d/quintet.conf": (None, 0, None, None),
     },
     "haproxy": {
         "/etc/haproxy/identity.pem": ("tls_identity", 0, "haproxy", "0640"),
@@ -153,6 +160,7 @@ FILES = {
         f"{PG}/identity.pem": ("tls_identity", 0, "postgres", "0640"),
         f"{PG}/conf.d/quintet.conf": ("quintet.conf.j2", 0, "postgres", "0640"),
         f"{PG}/quintet_hba.conf": ("quintet_hba.conf.j2", 0, "postgres", "0640"),
+        f"{UNITS}/postgresql@17-main.service.d/sandbox.conf": ("sandbox.conf.j2", 0, None, None),
         f"{UNITS}/postgresql@17-main.service.d/checksums.conf": ("checksums.conf.j2", 0, None, None),
     },
     "redis": {
@@ -169,10 +177,12 @@ FILES = {
         "/etc/rabbitmq/identity.pem": ("tls_identity", 0, "rabbitmq", "0640"),
         "/etc/rabbitmq/authorities.pem": ("tls_authorities", 0, None, None),
         "/etc/rabbitmq/definitions.json": (None, 0, "rabbitmq", None),
+        f"{UNITS}/rabbitmq-server.service.d/sandbox.conf": ("sandbox.conf.j2", 0, None, None),
         f"{UNITS}/epmd.socket": ("epmd.socket.j2", 0, None, None),
     },
     "web": {
         "/etc/nginx/conf.d/quintet.conf": ("nginx.conf.j2", 0, None, None),
+        f"{UNITS}/nginx.service.d/sandbox.conf": ("sandbox.conf.j2", 0, None, None),
         "/etc/nginx/sites-enabled/default": (None, 0, None, None),
         f"{UNITS}/gunicorn-producer.socket": ("gunicorn.socket.j2", 0, None, None),
         f"{UNITS}/gunicorn-producer.service": ("gunicorn.service.j2", 0, None, None),
@@ -189,7 +199,7 @@ FILES = {
         "/opt/quintet/service/current": ("releases/bbbbbbbbbbbb", 0, None, None),
     },
 }
-GROUPS = {role: role for role in FILES} | {"celery_worker": "worker", "haproxy": "web", "firewall": "web"}
+GROUPS = {role: role for role in FILES} | {"celery_worker": "worker", "haproxy": "web", "hardening": "web"}
 SECRET_FILES = {"/etc/redis/users.acl"}
 
 
@@ -210,6 +220,8 @@ def test_files(each, role):
             file["absent"] = True
         elif source.startswith("tls_"):
             file["secret" if source == "tls_identity" else "content"] = evaluated(each, role, source) + "\n"
+        elif source.startswith("["):
+            file["content"] = source
         elif source.endswith(".j2"):
             file["secret" if path in SECRET_FILES else "content"] = render(each, f"{role}/{source}")[turn]
         else:
@@ -300,6 +312,7 @@ UNITS_OF = {
         },
         {
             "name": "nginx.service",
+            "restart_after": [f"{UNITS}/nginx.service.d/sandbox.conf"],
             "reload_after": ["/etc/nginx/conf.d/quintet.conf", "/etc/nginx/sites-enabled"],
         },
     ],
@@ -422,7 +435,7 @@ def test_postgresql_gets_checksums_before_its_first_start_only(quintet):
     data = "/var/lib/postgresql/17/main"
     assert tested.split() == ["test", "-e", f"{data}/postmaster.opts"]
     tool = "/usr/lib/postgresql/17/bin/pg_checksums"
-    assert enabled.split() == ["exec", "runuser", "-u", "postgres", "--", tool, "--enable", "--pgdata", data]
+    assert enabled.split() == ["exec", tool, "--enable", "--pgdata", data]
 
 
 # -- Redis ------------------------------------------------------------------------------------------------------------
@@ -447,13 +460,16 @@ def test_redis_users(each):
     [text] = render(each, "redis/users.acl.j2")
     users = {line.split()[1]: line.split()[2:] for line in text.splitlines()}
     assert all(line.startswith("user ") for line in text.splitlines())
-    assert users.keys() == {"default", "django"}
+    assert users.keys() == {"default", "monitor", *NAMES}
     assert users["default"] == ["off"]
-    digest = hashlib.sha256(SECRETS["redis_password"].encode()).hexdigest()
-    assert users["django"][:2] == ["on", f"#{digest}"]
-    assert "nopass" not in users["django"]
-    assert users["django"].index("-@dangerous") > users["django"].index("+@all")
-    assert SECRETS["redis_password"] not in text
+    for name, password in {"monitor": SECRETS["monitor_password"], **SECRETS["redis_passwords"]}.items():
+        assert users[name][:2] == ["on", f"#{hashlib.sha256(password.encode()).hexdigest()}"]
+        assert "nopass" not in users[name]
+        assert password not in text
+    assert users["monitor"][2:] == ["+info", "+ping"]
+    for name in NAMES:
+        assert users[name].index("-@dangerous") > users[name].index("+@all")
+        assert [rule for rule in users[name] if "select" in rule] == ["-select", "+select|0", "+select|1"]
 
 
 # -- RabbitMQ ---------------------------------------------------------------------------------------------------------

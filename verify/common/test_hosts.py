@@ -9,6 +9,11 @@ import pytest
 
 from verify import FIRST, TOPOLOGY, contract, eventually, manage, node
 
+SECRETS = [
+    *(contract("broker_password"), contract("monitor_password")),
+    *(secret for kind in ("broker", "database", "redis") for secret in contract(f"{kind}_passwords").values()),
+    *contract("django_secret_keys").values(),
+]
 UNITS = ["quintet-firewall.service"]
 TIER_UNITS = {
     "postgresql": [f"postgresql@{contract('database_version')}-main.service"],
@@ -75,16 +80,15 @@ def test_services_are_unprivileged_and_secrets_their_own(group):
 
 @pytest.mark.parametrize("host", TOPOLOGY.hosts())
 def test_no_secret_is_in_a_command_line(host):
-    secrets = [contract("broker_password"), contract("redis_password"), *contract("database_passwords").values()]
     lines = node(host).check_output("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; true")
     assert "systemd" in lines
-    assert [secret for secret in secrets if secret in lines] == []
+    assert [secret for secret in SECRETS if secret in lines] == []
 
 
 @pytest.mark.parametrize("host", TOPOLOGY.hosts())
 def test_secrets_are_in_no_file_that_everybody_reads(host):
     machine = node(host)
-    for secret in (contract("broker_password"), contract("redis_password"), *contract("database_passwords").values()):
+    for secret in SECRETS:
         found = machine.run("grep -rlF --exclude-dir=venv -e %s /etc /opt /var/log /run 2>/dev/null", secret)
         assert [path for path in found.stdout.splitlines() if machine.file(path).mode & 0o004] == []
 
@@ -155,3 +159,34 @@ def test_the_firewall_drops_what_no_rule_names():
             socket.create_connection((address, 8099), 2).close()
         finally:
             machine.run("systemctl start quintet-firewall; systemctl stop quintet-listen")
+
+
+# At most, by how a unit's name begins. systemd's own measure: 0 has no rights at all, and 10 all of them.
+EXPOSURE = {
+    **dict.fromkeys(("gunicorn-", "celery-", "relay-", "haproxy."), 2.0),
+    **dict.fromkeys(("nginx.", "redis-server@"), 3.5),
+    **dict.fromkeys(("postgresql@", "rabbitmq-server."), 4.5),
+}
+
+
+@pytest.mark.parametrize("host", TOPOLOGY.hosts())
+def test_services_have_few_rights(host):
+    lines = node(host).check_output("systemd-analyze security --no-pager --json=short")
+    found = {unit["unit"]: float(unit["exposure"]) for unit in json.loads(lines)}
+    measured = {
+        name: (limit, found[name]) for name in found for start, limit in EXPOSURE.items() if name.startswith(start)
+    }
+    expected = [
+        unit for group in contract("group_names", host) for unit in TIER_UNITS[group] if unit.endswith(".service")
+    ]
+    assert set(expected) <= measured.keys()
+    assert {name: both for name, both in measured.items() if both[1] > both[0]} == {}
+
+
+@pytest.mark.parametrize("host", TOPOLOGY.hosts())
+def test_security_updates_leave_alone_what_has_data(host):
+    machine = node(host)
+    config = machine.check_output("apt-config dump")
+    assert 'APT::Periodic::Unattended-Upgrade "1";' in config
+    assert all(f'Unattended-Upgrade::Package-Blacklist:: "{name}";' in config for name in contract("held_packages"))
+    assert machine.file("/usr/bin/unattended-upgrade").exists

@@ -72,6 +72,48 @@ def test_permissions_are_exact():
     ]
 
 
+CONSUME = """
+from kombu import Connection
+with Connection(given["url"], connect_timeout=5) as connection:
+    for what, arguments in given["asked"]:
+        channel = connection.connection.channel()
+        try:
+            getattr(channel, what)(**arguments)
+            print("allowed")
+        except Exception as exc:
+            print(type(exc).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "other"), [("producer", "results", "service"), ("service", "service", "results")]
+)
+def test_a_project_takes_from_its_own_queues_only(name, own, other):
+    """A queue is looked at (passive), emptied, read, deleted, and made."""
+    project = next(one for one in contract("projects") if one["name"] == name)
+    asked = [
+        ("queue_declare", {"queue": own, "passive": True}),
+        ("basic_get", {"queue": other}),
+        ("queue_purge", {"queue": other}),
+        ("queue_delete", {"queue": other}),
+        ("queue_declare", {"queue": "any", "durable": True}),
+        ("exchange_declare", {"exchange": "any", "type": "fanout"}),
+        ("basic_get", {"queue": "parked"}),
+    ]
+    seen = python_of(
+        "service", WORKER, CONSUME, url=contract("broker_url", project=project), asked=asked
+    ).stdout.split()
+    assert seen[0] == "allowed"
+    assert seen[1:6] == ["AccessRefused"] * 5
+    assert seen[6] == ("allowed" if name == "producer" else "AccessRefused")
+
+
+def test_who_monitors_only_looks():
+    user, password = "monitor", contract("monitor_password")
+    assert whoami(user, password)["tags"] == ["monitoring"]
+    assert "NotAllowed" in login(user, password, contract("broker_vhost"))
+
+
 def test_queues_are_quorum_queues():
     vhosts = rabbitmqctl("list_vhosts", "name", "default_queue_type")
     assert {"name": contract("broker_vhost"), "default_queue_type": "quorum"} in vhosts

@@ -33,15 +33,44 @@ def test_only_the_named_user_is_admitted(name):
     credentials, place = rest.rsplit("@", 1)
     assert talk(url, ["PING"]) == ["True"]
     assert "AuthenticationError" in talk(f"{scheme}://{place}", ["PING"])[0]
-    assert "AuthenticationError" in talk(f"{scheme}://django:wrong@{place}", ["PING"])[0]
+    assert "AuthenticationError" in talk(f"{scheme}://{PROJECT['name']}:wrong@{place}", ["PING"])[0]
     assert "AuthenticationError" in talk(f"{scheme}://:{credentials.split(':')[1]}@{place}", ["PING"])[0]
 
 
 @pytest.mark.parametrize(
-    "command", [["FLUSHALL"], ["CONFIG", "GET", "*"], ["ACL", "LIST"], ["SHUTDOWN"], ["KEYS", "*"]]
+    "command",
+    [
+        *(
+            ["FLUSHALL"],
+            ["CONFIG", "GET", "*"],
+            ["ACL", "LIST"],
+            ["SHUTDOWN"],
+            ["KEYS", "*"],
+            ["MONITOR"],
+            ["DEBUG", "SLEEP", "0"],
+        ),
+        # Other projects are in other databases.
+        *(
+            ["SELECT", "7"],
+            ["MOVE", "x", "7"],
+            ["COPY", "x", "x", "DB", "7"],
+            ["SWAPDB", "0", "7"],
+            ["PSUBSCRIBE", "*"],
+        ),
+    ],
+    ids=lambda command: command[0],
 )
-def test_what_administers_the_server_is_refused(command):
+def test_what_is_not_its_own_business_is_refused(command):
     assert talk(URLS["results"], command)[0].startswith("NoPermissionError")
+
+
+@pytest.mark.parametrize("name", URLS)
+def test_who_monitors_only_looks(name):
+    credentials = f"monitor:{contract('monitor_password')}"
+    url = f"redis://{credentials}@{URLS[name].rpartition('@')[2].split('/')[0]}"
+    seen = talk(url, ["INFO", "clients"], ["GET", "x"], ["SET", "x", "y"], ["SUBSCRIBE", "x"])
+    assert "connected_clients" in seen[0]
+    assert all(line.startswith("NoPermissionError") for line in seen[1:])
 
 
 @pytest.mark.parametrize("instance", contract("redis_instances", SERVER), ids=lambda instance: instance["name"])

@@ -103,16 +103,19 @@ def test_web_and_rabbitmq_are_cut_off_from_each_other():
 
 
 def test_redis_restarts_and_forgets():
-    ports = [contract("result_backend_port"), contract("cache_port")]
+    project = contract("projects")[0]
+    tls = "--tls --cert /etc/redis/identity.pem --key /etc/redis/identity.pem --cacert /etc/redis/authorities.pem"
+    user = (
+        f"REDISCLI_AUTH={shlex.quote(contract('redis_passwords')[project['name']])} redis-cli --user {project['name']}"
+    )
+    places = {contract("result_backend_port"): 0, contract("cache_port"): 1}
     with Stream() as stream:
         time.sleep(2)
         node(REDIS).check_output("systemctl restart redis-server@results redis-server@cache")
         time.sleep(2)
-        for port in ports:
-            command = (
-                f"REDISCLI_AUTH={shlex.quote(contract('redis_password'))} redis-cli --user django -p {port} FLUSHALL"
-            )
-            node(REDIS).check_output(command)
+        for port, more in places.items():
+            number = project["redis_database"] + more
+            assert node(REDIS).check_output(f"{user} {tls} -p {port} -n {number} FLUSHDB").splitlines()[-1] == "OK"
         time.sleep(2)
     assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
 

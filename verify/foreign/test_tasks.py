@@ -41,7 +41,9 @@ QUEUES = {
 
 def test_hard_coded_broker_and_results_are_replaced():
     path = sign("été")
-    entry = eventually(lambda: found if (found := ask("guestbook", path).json())["shouted"] else None, seconds=30)
+    entry = eventually(
+        lambda: found if (found := ask("guestbook", path).json())["host"] and found["shouted"] else None, seconds=30
+    )
     assert entry == {"text": "été", "picture": "", "state": "SUCCESS", "shouted": "ÉTÉ", "host": WORKER}
 
 

@@ -6,15 +6,12 @@ import math
 import time
 import uuid
 
-from kombu.transport.native_delayed_delivery import (
-    bind_queue_to_native_delayed_delivery_exchange,
-    declare_native_delayed_delivery_exchanges_and_queues,
-)
+from kombu.transport.native_delayed_delivery import declare_native_delayed_delivery_exchanges_and_queues
 
 from producer.celery import app
 
 from .models import Outbox
-from .services import QUEUE
+from .services import QUEUE, REPORT
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +79,12 @@ class Sender:
         self._connection = app.connection_for_write(transport_options=BOUNDS)
         self._connection.ensure_connection(max_retries=0)
         channel = self._connection.default_channel
-        # Both queues, whoever reads them: what is sent to a queue that does not exist is lost.
+        # What is sent to a queue that does not exist is lost. Our own we make; another project's we only look for.
         for queue in app.amqp.queues.values():
-            queue(channel).declare()
+            if queue.name == REPORT["queue"]:
+                queue(channel).declare()
+            else:
+                queue(channel).queue_declare(passive=True)
         channel.confirm_select()
         channel.events["basic_ack"].add(self._on_ack)
         channel.events["basic_nack"].add(self._on_nack)
@@ -95,11 +95,10 @@ class Sender:
         self._done = []
 
     def _prepare_delays(self):
-        """What a delayed message passes through, before it comes to its queue: see Celery's native delayed delivery."""
+        """What a delayed message passes through: see Celery's native delayed delivery. A worker binds its own queue."""
         declare_native_delayed_delivery_exchanges_and_queues(
             self._connection, app.conf.broker_native_delayed_delivery_queue_type
         )
-        bind_queue_to_native_delayed_delivery_exchange(self._connection, app.amqp.queues[QUEUE])
         self._delays = True
 
     def _publish(self, message):

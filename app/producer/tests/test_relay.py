@@ -10,6 +10,10 @@ import pytest
 from django.conf import settings as configured
 from django.db import connection, transaction
 from django.utils import timezone
+from kombu.transport.native_delayed_delivery import (
+    bind_queue_to_native_delayed_delivery_exchange,
+    declare_native_delayed_delivery_exchanges_and_queues,
+)
 
 from jobs import broker, relay, services
 from jobs.broker import PublishError, Sender
@@ -118,8 +122,9 @@ def test_many_who_accept_at_once_wait_for_nobody(messages):
 
 
 def test_a_delayed_job_arrives_later_and_holds_nobody_up(channel, relay, messages):
-    for name in ("celery_delayed_27", "celery_delayed_delivery"):  # no worker was there before
-        channel.exchange_delete(name)
+    with app.connection_for_write() as connected:  # as the service's worker does when it starts
+        declare_native_delayed_delivery_exchanges_and_queues(connected, "quorum")
+        bind_queue_to_native_delayed_delivery_exchange(connected, app.amqp.queues["service"])
     started = time.monotonic()
     delayed, _ = services.accept("a", "b", delay_seconds=2)
     other, _ = services.accept("a", "b")
@@ -419,7 +424,11 @@ def test_a_message_without_a_queue_is_not_confirmed(channel):
     channel.queue_delete("service")
     with pytest.raises(PublishError, match="NO_ROUTE"):
         sender.send(outbox(), lambda message: None)
-    sender.send(outbox(), lambda message: None)  # the queue is declared again
+    # It is another project's to make.
+    with pytest.raises(PublishError, match="NOT_FOUND"):
+        sender.send(outbox(), lambda message: None)
+    app.amqp.queues["service"](channel).declare()
+    sender.send(outbox(), lambda message: None)
 
 
 def test_a_batch_whose_confirmations_are_cut_off_deletes_what_was_confirmed(slow_broker, messages):
