@@ -47,7 +47,6 @@ def test_only_the_named_user_is_admitted(name):
             ["SHUTDOWN"],
             ["KEYS", "*"],
             ["MONITOR"],
-            ["DEBUG", "SLEEP", "0"],
         ),
         # Other projects are in other databases.
         *(

@@ -17,6 +17,10 @@ from django.core.cache import cache
 from django.db import connection
 from django_redis import get_redis_connection
 from kombu import Connection
+from kombu.transport.native_delayed_delivery import (
+    bind_queue_to_native_delayed_delivery_exchange,
+    declare_native_delayed_delivery_exchanges_and_queues,
+)
 
 from jobs import results
 from jobs.relay import Relay
@@ -67,6 +71,9 @@ def channel():
         channel = broker.channel()
         for queue in app.amqp.queues.values():
             queue(channel).declare()
+        # As the service's worker does when it starts.
+        declare_native_delayed_delivery_exchanges_and_queues(broker, "quorum")
+        bind_queue_to_native_delayed_delivery_exchange(broker, app.amqp.queues["service"])
         yield channel
 
 

@@ -10,10 +10,6 @@ import pytest
 from django.conf import settings as configured
 from django.db import connection, transaction
 from django.utils import timezone
-from kombu.transport.native_delayed_delivery import (
-    bind_queue_to_native_delayed_delivery_exchange,
-    declare_native_delayed_delivery_exchanges_and_queues,
-)
 
 from jobs import broker, relay, services
 from jobs.broker import PublishError, Sender
@@ -122,9 +118,6 @@ def test_many_who_accept_at_once_wait_for_nobody(messages):
 
 
 def test_a_delayed_job_arrives_later_and_holds_nobody_up(channel, relay, messages):
-    with app.connection_for_write() as connected:  # as the service's worker does when it starts
-        declare_native_delayed_delivery_exchanges_and_queues(connected, "quorum")
-        bind_queue_to_native_delayed_delivery_exchange(connected, app.amqp.queues["service"])
     started = time.monotonic()
     delayed, _ = services.accept("a", "b", delay_seconds=2)
     other, _ = services.accept("a", "b")
