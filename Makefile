@@ -10,7 +10,7 @@ inventory = -i inventories/$(TOPOLOGY).yml -i inventories/containers.yml
 # Everything runs from the virtual environment, which Molecule wants to be the active one.
 run = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: help deploy destroy test test-fast test-app lint molecule molecule-foreign bench-deploy bench-jobs chaos-controls lock clean FORCE
+.PHONY: help deploy destroy test test-fast test-app lint molecule bench-deploy bench-jobs chaos-controls lock clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -46,14 +46,11 @@ test-app: .venv/test ## The tests of the Django projects, on real services in a 
 	(cd app/producer && $(run) pytest); \
 	(cd app/service && $(run) pytest)
 
-molecule: .venv/test ## Each topology: create, deploy, deploy again, verify, destroy
-	@playbooks/nodes/engine.sh
-	MOLECULE_COMMAND_BORDERS=false $(run) molecule test --scenario-name onebox
-	MOLECULE_COMMAND_BORDERS=false $(run) molecule test --scenario-name quintet
+molecule: molecule-onebox molecule-quintet ## Each topology, and foreign projects: deploy twice, verify, destroy
 
-molecule-foreign: .venv/test ## Projects that know nothing of Quintet, by inventory alone; ten minutes more
+molecule-%: .venv/test
 	@playbooks/nodes/engine.sh
-	MOLECULE_COMMAND_BORDERS=false $(run) molecule test --scenario-name foreign
+	MOLECULE_COMMAND_BORDERS=false $(run) molecule test --scenario-name $*
 
 bench-deploy: .venv/deploy ## Time of a deploy against plain shell, on fresh nodes
 	@playbooks/nodes/engine.sh

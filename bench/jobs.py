@@ -34,12 +34,17 @@ def reference(host, project, unit, *command, wait=False):
     """Run something of reference.py on a host, with a project's packages and environment, as a unit of its own."""
     text = (Path(__file__).parent / "reference.py").read_text()
     node(host).check_output(f"mkdir -p /run/reference; cat >/run/reference/reference.py <<'END'\n{text}\nEND")
+    # It has queues of its own, which no project may have.
+    project_of_people = {"broker": {"user": contract("broker_user"), "vhost": contract("broker_vhost")}}
+    url = contract("broker_url", project=project_of_people)
+    node(host).check_output(f"umask 077; cat >/run/reference/environment <<'END'\nCELERY_BROKER_URL={url}\nEND")
     home = f"{contract('projects_directory')}/{project}"
     arguments = ["systemd-run", "--quiet", "--collect", f"--unit={unit}", "--working-directory=/run/reference"]
     arguments += ["--property=UnsetEnvironment=DJANGO_SETTINGS_MODULE"]
     arguments += ["--wait", "--pipe"] if wait else []
     arguments += [
         f"--property=EnvironmentFile={home}/environment",
+        "--property=EnvironmentFile=/run/reference/environment",
         f"{home}/current/venv/bin/{command[0]}",
         *command[1:],
     ]
@@ -141,6 +146,7 @@ def jobs_per_second(turn, size=1):
 
 def measure():
     """All of it, on a stack that is deployed."""
+    node(FIRST).check_output(f"nft add rule inet quintet input tcp dport {ORIGINAL_PORT} accept")
     reference(
         FIRST, "producer", "reference-web", "gunicorn", "-k", "gthread", "--workers", "4", "--threads", "4",
         "--bind", f"0.0.0.0:{ORIGINAL_PORT}", "reference:application",

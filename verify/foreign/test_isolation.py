@@ -75,9 +75,25 @@ def test_permissions_are_exact(project):
     assert rabbitmqctl("list_user_permissions", broker["user"]) == [{"vhost": broker["vhost"], **permissions}]
 
 
-def test_each_has_a_database_of_its_own_in_redis():
-    numbers = [project["redis_database"] for project in PROJECTS.values()]
-    assert len({*numbers, *(number + 1 for number in numbers)}) == 2 * len(numbers)
+SELECT = """
+import redis
+client = redis.Redis.from_url(given["url"], socket_timeout=5)
+for number in given["numbers"]:
+    try:
+        client.execute_command("SELECT", number)
+        print(number)
+    except redis.exceptions.NoPermissionError:
+        pass
+"""
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_each_enters_its_own_databases_in_redis_only(name):
+    numbers = sorted(one["redis_database"] + more for one in PROJECTS.values() for more in (0, 1))
+    assert len(set(numbers)) == 2 * len(PROJECTS)
+    url = contract("result_backend_url", project=PROJECTS[name])
+    found = python_of("talks", WORKER, SELECT, url=url, numbers=[*numbers, 0]).stdout.split()
+    assert [int(number) for number in found] == [PROJECTS[name]["redis_database"] + more for more in (0, 1)]
 
 
 @pytest.mark.parametrize("host", APP_HOSTS)
