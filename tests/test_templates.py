@@ -438,6 +438,62 @@ def test_postgresql_gets_checksums_before_its_first_start_only(quintet):
     assert enabled.split() == ["exec", tool, "--enable", "--pgdata", data]
 
 
+# -- Between hosts ----------------------------------------------------------------------------------------------------
+
+
+def test_haproxy_speaks_with_none_but_the_service_itself(quintet):
+    [text] = render(quintet, "haproxy/haproxy.cfg.j2", "worker1")
+    found = dict(re.findall(r"bind (\S+)\n    server (.*)\n", text))
+    tls = "ssl verify required ca-file /etc/haproxy/authorities.pem crt /etc/haproxy/identity.pem"
+    rabbitmq, redis = (
+        f"sni str({name}) verifyhost {name}" for name in ("rabbitmq.quintet.internal", "redis.quintet.internal")
+    )
+    assert found == {
+        # Its clients encrypt by themselves.
+        "127.0.1.10:5432": "postgresql1 10.213.171.10:5432",
+        "127.0.1.10:5672": f"rabbitmq1 10.213.171.12:5671 {tls} {rabbitmq}",
+        "127.0.1.10:6379": f"redis1 10.213.171.11:6379 {tls} {redis}",
+        "127.0.1.10:6380": f"redis1 10.213.171.11:6380 {tls} {redis}",
+    }
+    assert "ssl-min-ver TLSv1.3" in text
+
+
+def let_in(topology, host):
+    """Who is let in by a host's firewall, as (source or None, port)."""
+    [text] = render(topology, "hardening/firewall.nft.j2", host)
+    assert "policy drop" in text
+    found = re.findall(r"^ +(?:ip6? saddr (\S+) )?tcp dport (\d+) accept$", text, re.MULTILINE)
+    return {(source or None, int(port)) for source, port in found}
+
+
+def test_the_firewall_lets_in_whom_the_contract_names(quintet, onebox):
+    apps = ("10.213.171.13", "10.213.171.14")
+    assert let_in(quintet, "postgresql1") == {(None, 22), *((app, 5432) for app in apps)}
+    assert let_in(quintet, "redis1") == {(None, 22), *((app, port) for app in apps for port in (6379, 6380))}
+    management = ("10.213.171.1", 15672)
+    assert let_in(quintet, "rabbitmq1") == {(None, 22), management, *((app, 5671) for app in apps)}
+    assert let_in(quintet, "web1") == {(None, 22), (None, 80)}
+    assert let_in(quintet, "worker1") == {(None, 22)}
+    assert let_in(onebox, "box1") == {(None, 22), (None, 80), ("10.213.88.1", 15672)}
+
+
+def test_the_firewall_speaks_ipv6(quintet):
+    rules = [{"port": 99, "sources": ["fd00::1", "192.0.2.0/24"]}]
+    [text] = render(quintet, "hardening/firewall.nft.j2", "web1", hardening_rules=rules)
+    assert "ip6 saddr fd00::1 tcp dport 99 accept" in text
+    assert "ip saddr 192.0.2.0/24 tcp dport 99 accept" in text
+
+
+@pytest.mark.parametrize("role", ["postgresql", "rabbitmq", "web"])
+def test_the_distribution_s_units_are_in_the_sandbox(quintet, role):
+    [text] = render(quintet, f"{role}/sandbox.conf.j2")
+    service = unit(text)["Service"]
+    assert (service["ProtectSystem"], service["NoNewPrivileges"], service["ProtectHome"]) == ("strict", "yes", "yes")
+    assert service["ReadWritePaths"]
+    # nginx alone begins as root, and gives that up itself.
+    assert bool(service["CapabilityBoundingSet"]) == (role == "web")
+
+
 # -- Redis ------------------------------------------------------------------------------------------------------------
 
 
