@@ -10,7 +10,9 @@ inventory = -i inventories/$(TOPOLOGY).yml -i inventories/containers.yml
 # Everything runs from the virtual environment, which Molecule wants to be the active one.
 run = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: help deploy destroy test test-fast test-app lint molecule bench-deploy bench-jobs chaos-controls lock clean FORCE
+vault = $(SITE)/group_vars/all/vault.yml
+
+.PHONY: help deploy destroy secrets test test-fast test-app lint molecule bench-deploy bench-jobs chaos-controls lock clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +27,11 @@ nodes: .venv/deploy topology FORCE
 destroy: .venv/deploy topology ## Remove what deploy made: the containers with their data, and the secrets
 	@playbooks/nodes/engine.sh
 	@$(run) ansible-playbook $(inventory) playbooks/nodes/destroy.yml
+
+secrets: .venv/deploy topology ## The secrets of a site in a vault, made or edited: SITE=its directory, with hosts.yml
+	@test -f "$(SITE)/hosts.yml" || { echo "quintet: make secrets SITE=directory: there is no hosts.yml in '$(SITE)'. inventories/example is such a directory." >&2; exit 1; }
+	@if [ -e "$(vault)" ]; then $(run) ansible-vault edit "$(vault)"; else \
+	$(run) ansible-playbook -i inventories/$(TOPOLOGY).yml -i "$(SITE)/hosts.yml" playbooks/secrets.yml --extra-vars "secrets_vault=$(abspath $(vault))"; fi
 
 test: lint test-fast test-app molecule ## Everything: lint, fast tests, the projects' tests, each topology
 
