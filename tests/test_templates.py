@@ -477,6 +477,14 @@ def test_the_firewall_lets_in_whom_the_contract_names(quintet, onebox):
     assert let_in(onebox, "box1") == {(None, 22), (None, 80), ("10.213.88.1", 15672)}
 
 
+def test_the_firewall_lets_in_what_a_site_names(quintet):
+    extra = [{"port": 9100, "sources": ["192.0.2.5"]}, {"port": 9200}]
+    rules = quintet.render("worker1", "hardening_rules", firewall_extra_rules=extra)
+    [text] = render(quintet, "hardening/firewall.nft.j2", "worker1", hardening_rules=rules)
+    assert "ip saddr 192.0.2.5 tcp dport 9100 accept" in text
+    assert "        tcp dport 9200 accept" in text
+
+
 def test_the_firewall_speaks_ipv6(quintet):
     rules = [{"port": 99, "sources": ["fd00::1", "192.0.2.0/24"]}]
     [text] = render(quintet, "hardening/firewall.nft.j2", "web1", hardening_rules=rules)
