@@ -471,6 +471,38 @@ def test_what_is_built_is_tried_in_another_environment(build, tmp_path, applicat
     assert works or "see web.application of the project" in result.stderr
 
 
+# -- health.py ---------------------------------------------------------------------------------------------------------
+
+NEW = {
+    "nothing runs yet": ({"current": None}, False),
+    "nothing changed": ({}, False),
+    "another release": ({"current": "releases/4567"}, True),
+    "another environment": ({"environment": "A=1"}, True),
+    "another command of gunicorn": ({"unit": "ExecStart=/x/gunicorn --workers 1 shop.wsgi\n"}, True),
+    "no unit to compare with": ({"unit": None}, False),
+}
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_what_is_tried_beside_what_runs(tmp_path, name):
+    given, expected = NEW[name]
+    found = {
+        "current": "releases/0123",
+        "environment": "A=2",
+        "unit": "ExecStart=/x/gunicorn --workers 2 shop.wsgi\n",
+    } | given
+    if found["current"]:
+        (tmp_path / "current").symlink_to(found["current"])
+    (tmp_path / "environment").write_text(found["environment"])
+    (tmp_path / "environment.next").write_text("A=2")
+    if found["unit"]:
+        (tmp_path / "gunicorn-shop.service").write_text(f"[Service]\n{found['unit']}Restart=always\n")
+    health = runpy.run_path(str(ROOT / "roles/web/files/health.py"))
+    health["is_new"].__globals__["UNITS"] = str(tmp_path)
+    site = {"directory": str(tmp_path), "project": "shop", "release": "0123", "gunicorn": "--workers 2 shop.wsgi"}
+    assert health["is_new"](site) is expected
+
+
 # -- wheels.sh ---------------------------------------------------------------------------------------------------------
 
 BACKEND = """
