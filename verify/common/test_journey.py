@@ -43,6 +43,18 @@ def test_form_joins_two_words():
     assert "Zürich es &lt;b&gt;été&lt;/b&gt;" in shown
 
 
+def test_a_delayed_job_is_done_when_it_is_due():
+    started = time.monotonic()
+    words = {"first": "a", "second": "b", "delay_seconds": 3}
+    job = requests.post(f"{URL}/api/jobs", json=words, headers=HOST, timeout=10).json()["id"]
+
+    def done():
+        return requests.get(f"{URL}/api/jobs/{job}", headers=HOST, timeout=10).json()["state"] == "done"
+
+    assert eventually(done, 20)
+    assert time.monotonic() - started > 2.5
+
+
 def test_invalid_form_is_no_server_error():
     answer = requests.post(f"{URL}/", data={"first": "", "second": "x" * 10_000}, headers=HOST, timeout=10)
     assert 400 <= answer.status_code < 500

@@ -64,17 +64,21 @@ def stopwatch():
 # RabbitMQ
 
 
+def declare_queues():
+    """All queues, as the workers of both projects do when they start."""
+    with Connection(places.CELERY_BROKER_URL) as broker:
+        for queue in app.amqp.queues.values():
+            queue(broker.channel()).declare()
+        declare_native_delayed_delivery_exchanges_and_queues(broker, "quorum")
+        bind_queue_to_native_delayed_delivery_exchange(broker, app.amqp.queues["service"])
+
+
 @pytest.fixture(scope="session")
 def channel():
     """A channel of the tests' own to RabbitMQ, with all queues declared."""
+    declare_queues()
     with Connection(places.CELERY_BROKER_URL) as broker:
-        channel = broker.channel()
-        for queue in app.amqp.queues.values():
-            queue(channel).declare()
-        # As the service's worker does when it starts.
-        declare_native_delayed_delivery_exchanges_and_queues(broker, "quorum")
-        bind_queue_to_native_delayed_delivery_exchange(broker, app.amqp.queues["service"])
-        yield channel
+        yield broker.channel()
 
 
 @pytest.fixture(autouse=True)

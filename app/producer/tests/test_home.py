@@ -14,7 +14,7 @@ from jobs import results, services
 from jobs.models import Job, ParkedTask
 from producer.celery import app
 
-from .conftest import celery, until
+from .conftest import celery, declare_queues, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -224,8 +224,7 @@ def test_a_worker_starts_before_anybody_has_declared_anything(run, channel):
         until(lambda: worker.has_logged(" ready."))
         assert {line["level"] for line in worker.logs()} == {"INFO"}
     finally:
-        for queue in app.amqp.queues.values():
-            queue(channel).declare()
+        declare_queues()
 
 
 def test_the_worker_logs_the_job(home):

@@ -16,7 +16,7 @@ from jobs.broker import PublishError, Sender
 from jobs.models import Job, Outbox
 from producer.celery import app
 
-from .conftest import until
+from .conftest import declare_queues, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -420,7 +420,7 @@ def test_a_message_without_a_queue_is_not_confirmed(channel):
     # It is another project's to make.
     with pytest.raises(PublishError, match="NOT_FOUND"):
         sender.send(outbox(), lambda message: None)
-    app.amqp.queues["service"](channel).declare()
+    declare_queues()
     sender.send(outbox(), lambda message: None)
 
 
