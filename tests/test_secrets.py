@@ -4,12 +4,15 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.topology import ROOT
 
+TOOLS = Path(sys.executable).parent
 HOSTS = """\
 all:
   vars:
@@ -33,7 +36,7 @@ def site(tmp_path):
         sources = ("--inventory", tmp_path / "inventories/quintet.yml", "--inventory", tmp_path / "site/hosts.yml")
         environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
         return subprocess.run(
-            [command[0], *sources, *command[1:]],
+            [TOOLS / command[0], *sources, *command[1:]],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -54,7 +57,9 @@ def test_the_generated_secrets_go_into_a_vault_and_come_from_it(site):
     text = vault.read_text()
     assert text.startswith("$ANSIBLE_VAULT;")
     assert stat.S_IMODE(vault.stat().st_mode) == 0o600
-    shown = subprocess.check_output(["ansible-vault", "view", "--vault-password-file", directory / "password", vault])
+    shown = subprocess.check_output(
+        [TOOLS / "ansible-vault", "view", "--vault-password-file", directory / "password", vault]
+    )
     secrets = yaml.safe_load(shown)
     password = secrets["redis_passwords"]["producer"]
     assert len(password) == 40
