@@ -438,6 +438,16 @@ def test_postgresql_gets_checksums_before_its_first_start_only(quintet):
     assert enabled.split() == ["exec", tool, "--enable", "--pgdata", data]
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [(None, "/x/current/gunicorn.conf.py"), ("conf/gunicorn.py", "conf/gunicorn.py"), ("none", "/dev/null")],
+)
+def test_the_configuration_of_gunicorn(quintet, config, expected):
+    site = {"project": "x", "directory": "/x", "application": "x.wsgi"} | ({"config": config} if config else {})
+    found = evaluated(quintet, "web", "__web_gunicorn", web_sites=[site])
+    assert found == {"x": f"--config {expected} x.wsgi"}
+
+
 # -- Between hosts ----------------------------------------------------------------------------------------------------
 
 
