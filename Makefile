@@ -53,7 +53,7 @@ test-app: .venv/test ## The tests of the Django projects, on real services in a 
 	(cd app/producer && $(run) pytest); \
 	(cd app/service && $(run) pytest)
 
-molecule: molecule-onebox molecule-quintet ## Each topology, and foreign projects: deploy twice, verify, destroy
+molecule: molecule-onebox molecule-quintet molecule-foreign ## Each topology, and foreign projects: deploy twice, verify, destroy
 
 molecule-%: .venv/test
 	@playbooks/nodes/engine.sh

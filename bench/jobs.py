@@ -34,7 +34,7 @@ def reference(host, project, unit, *command, wait=False):
     """Run something of reference.py on a host, with a project's packages and environment, as a unit of its own."""
     text = (Path(__file__).parent / "reference.py").read_text()
     node(host).check_output(f"mkdir -p /run/reference; cat >/run/reference/reference.py <<'END'\n{text}\nEND")
-    # It has queues of its own, which no project may have.
+    # It declares the service's queue, which no other project may.
     project_of_people = {"broker": {"user": contract("broker_user"), "vhost": contract("broker_vhost")}}
     url = contract("broker_url", project=project_of_people)
     node(host).check_output(f"umask 077; cat >/run/reference/environment <<'END'\nCELERY_BROKER_URL={url}\nEND")

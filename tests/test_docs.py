@@ -134,6 +134,13 @@ def test_make_help_describes_every_target():
     assert described <= TARGETS
 
 
+def test_every_scenario_is_among_the_tests():
+    scenarios = {path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")}
+    assert "quintet" in scenarios
+    told = subprocess.check_output(["make", "--dry-run", "test"], cwd=ROOT, text=True)
+    assert set(re.findall(r"molecule test --scenario-name (\w+)", told)) == scenarios
+
+
 def test_the_readme_has_both_commands_and_continuous_integration_runs_the_second():
     assert {"deploy", "test"} <= set(targets(read("README.md")))
     assert "make test" in read(".ci/run")

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from verify import TOPOLOGY, contract, node, python_of
+from verify import TOPOLOGY, contract, manage, node, python_of
 
 SERVER = TOPOLOGY.hosts("postgresql")[0]
 WEB, WORKER = TOPOLOGY.hosts("web")[0], TOPOLOGY.hosts("worker")[0]
@@ -32,6 +32,30 @@ def connect(host, project, url):
 def test_each_project_reaches_its_own_database():
     assert connect(WEB, "producer", url("producer")) == "producer@producer"
     assert connect(WORKER, "service", url("service")) == "service@service"
+
+
+def test_nobody_is_let_in_without_encryption():
+    assert "no encryption" in connect(WEB, "producer", url("producer") + "?sslmode=disable")
+
+
+LINK = """
+import json
+from django.db import connection
+connection.ensure_connection()
+link = connection.connection.pgconn
+given = {option.keyword.decode(): (option.val or b"").decode() for option in link.info}
+print(json.dumps({name: given[name] for name in ("sslmode", "sslrootcert")}))
+"""
+
+
+def test_a_service_speaks_with_none_but_the_server():
+    """As the environment makes it; and so a certificate in another name is refused."""
+    seen = manage(WEB, "producer", "shell", "--no-imports", "--command", LINK)
+    assert seen == {"sslmode": "verify-full", "sslrootcert": contract("authorities_file")}
+    other = url("producer").replace(contract("service_names.database"), contract("proxy_address"))
+    more = "&".join(f"{name}={value}" for name, value in seen.items())
+    assert connect(WEB, "producer", f"{url('producer')}?{more}") == "producer@producer"
+    assert "does not match host name" in connect(WEB, "producer", f"{other}?{more}")
 
 
 def test_no_project_reaches_anothers_database():

@@ -28,10 +28,10 @@ import zlib
 from pathlib import Path
 
 KINDS = ("path", "git", "archive", "package")
-# The first of these that a source has says what it requires, unless its entry names others.
 # What Quintet lays beside a source, and what builds a release of both.
 LAID = ("quintet_settings.py", "gunicorn.conf.py", "preflight.py")
 BUILDER = "build.sh"
+# The first of these that a source has says what it requires, unless its entry names others.
 REQUIREMENTS = ("pylock.toml", "requirements.txt", "pyproject.toml")
 # Whatever an archive that is broken, encrypted or hostile makes the standard library say.
 ARCHIVE_ERRORS = (
