@@ -30,11 +30,11 @@ TOPOLOGY = Topology(*SOURCES)
 PIP = ["python3-venv"]
 
 
-def playbook(name, *arguments, **environment):
+def playbook(name, *arguments, sources=SOURCES, **environment):
     """Run a playbook quietly; gives the seconds it took."""
     command = [
         "ansible-playbook",
-        *(f"--inventory={source}" for source in SOURCES),
+        *(f"--inventory={source}" for source in sources),
         f"playbooks/{name}.yml",
         *arguments,
     ]
@@ -71,7 +71,7 @@ def floor():
     def install(container, script):
         subprocess.run(["docker", "exec", "-i", container, "bash"], input=script, text=True, check=True)
 
-    containers = [TOPOLOGY.render(host, "ansible_host") for host in TOPOLOGY.hosts()]
+    containers = [TOPOLOGY.render(host, "node_name") for host in TOPOLOGY.hosts()]
     scripts = [plain_shell(host) for host in TOPOLOGY.hosts()]
     started = time.monotonic()
     with ThreadPoolExecutor(len(containers)) as pool:

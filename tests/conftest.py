@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.samples import TOPOLOGIES, WIDE, topology
+from tests.samples import EDGED, TOPOLOGIES, WIDE, topology
 from tests.topology import ROOT
 
 SECRETS_OF_STACKS = str(ROOT / "inventories" / ".secrets")
@@ -39,8 +39,21 @@ def onebox():
 
 
 @pytest.fixture(scope="session")
+def ha():
+    return topology("ha")
+
+
+@pytest.fixture(scope="session")
 def wide(tmp_path_factory):
     """A topology of a site's own, with several web hosts and workers."""
     path = tmp_path_factory.mktemp("site") / "wide.yml"
     path.write_text(WIDE)
+    return topology(str(path))
+
+
+@pytest.fixture(scope="session")
+def edged(tmp_path_factory):
+    """A topology with an edge."""
+    path = tmp_path_factory.mktemp("site") / "edged.yml"
+    path.write_text(EDGED)
     return topology(str(path))

@@ -13,9 +13,13 @@ UGLY_IN_URL = "a%2Fb%25c%3Ad%40e%23f%3Fg%26h%2Bi%27j%22k%24l%5Cm%60n%20o%3Bp%3Dq
 SECRETS = {
     "broker_password": f"broker {UGLY}",
     "broker_passwords": {"producer": f"broker {UGLY}", "service": f"broker {UGLY}"},
+    "broker_cookie": "cookie",
     "monitor_password": f"monitor {UGLY}",
+    "redis_internal_password": f"redis internal {UGLY}",
     "redis_passwords": {"producer": f"redis {UGLY}", "service": f"redis {UGLY}"},
-    "database_passwords": {"producer": f"producer {UGLY}", "service": f"service {UGLY}"},
+    "database_passwords": {
+        name: f"{name} {UGLY}" for name in ("producer", "service", "producer_owner", "service_owner")
+    },
     "django_secret_keys": {"producer": f"producer key {UGLY}", "service": f"service key {UGLY}"},
     "tls_identity": "-- certificate --\n-- private key --",
 }
@@ -25,6 +29,8 @@ ARCHIVES = {
     "service": "/x/.cache/service/bbbbbbbbbbbb.tar",
 }
 TOPOLOGIES = ("onebox", "quintet")
+# Those that are in inventories/; in the last, several hosts have a tier, by roles that are there only.
+INVENTORIES = (*TOPOLOGIES, "ha")
 
 # Two hosts where one is usual, to tell "each" from "the first".
 WIDE = """\
@@ -37,11 +43,23 @@ all:
     worker: {hosts: {worker1: , worker2: , web2: }}
 """
 
+# An edge in front of two web hosts.
+EDGED = """\
+all:
+  children:
+    postgresql: {hosts: {data1: }}
+    redis: {hosts: {data1: }}
+    rabbitmq: {hosts: {data1: }}
+    edge: {hosts: {edge1: , edge2: }}
+    web: {hosts: {web1: , web2: }}
+    worker: {hosts: {worker1: }}
+"""
+
 
 def topology(source, **extra):
     """A topology on containers; its secrets are the ugly ones, and none is ever made in the repository."""
-    name = source if source in TOPOLOGIES else "wide"
-    source = f"inventories/{source}.yml" if source in TOPOLOGIES else source
+    name = source if source in INVENTORIES else "wide"
+    source = f"inventories/{source}.yml" if source in INVENTORIES else source
     # What looks at the environment is given here, so that a shell's variables do not change a test.
     given = {"stack": name, "node_web_port": 8000, "node_management_port": 15672, "secrets_dir": "/nonexistent"}
     given |= {"archives": ARCHIVES, "tls_authorities": "-- authority --"}

@@ -16,6 +16,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from packageurl import PackageURL
 
 from tests.topology import ROOT
 
@@ -23,10 +26,10 @@ UV = Path(sys.executable).parent / "uv"
 FILES = ROOT / "roles/django_project/files"
 
 
-def wheel(directory, name, tag="py3-none-any", version="1.0", requires=(), extras=()):
+def wheel(directory, name, tag="py3-none-any", version="1.0", requires=(), extras=(), metadata=()):
     """A wheel with one module and one command; gives its hash, for a requirement."""
     info = f"{name}-{version}.dist-info"
-    more = [f"Requires-Dist: {one}" for one in requires] + [f"Provides-Extra: {one}" for one in extras]
+    more = [f"Requires-Dist: {one}" for one in requires] + [f"Provides-Extra: {one}" for one in extras] + [*metadata]
     files = {
         f"{name}.py": f"KIND = {tag!r}\n",
         f"{info}/METADATA": "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *more, ""]),
@@ -327,6 +330,91 @@ def test_an_index_that_does_not_answer_is_said_without_its_password(bundle):
     assert "127.0.0.1:9/simple" in result.stderr
     assert "geheim" not in result.stderr + result.stdout
     assert "build_packages" not in result.stderr
+
+
+# -- What it has (SBOM) ------------------------------------------------------------------------------------------------
+
+
+def unpacked(result):
+    """The files in a bundle."""
+    assert result.returncode == 0, result.stderr
+    with tarfile.open(result.stdout.strip()) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
+
+
+def digest(content, encoded=False):
+    """A SHA-256 in hexadecimal, or encoded as in a RECORD."""
+    found = hashlib.sha256(content)
+    return base64.urlsafe_b64encode(found.digest()).decode().rstrip("=") if encoded else found.hexdigest()
+
+
+def test_the_sbom_lists_what_is_installed(bundle, index):
+    wheel(index, "Odd_name", version="1.0+local.1")
+    result = bundle("other[fast]\nOdd.Name\n", web="asgi")
+    files = unpacked(result)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(files["sbom.json"].decode()) is None
+    document = json.loads(files["sbom.json"])
+    assert document["metadata"]["component"].items() >= {"name": "x", "version": "0123456789ab"}.items()
+    found = {f"{one['name']}=={one['version']}": one for one in document["components"]}
+    assert found.keys() == packages(result)
+    assert found.keys() >= {"other==1.0", "speed==1.0", "thing==1.0", "gunicorn==23.5", "Odd_name==1.0+local.1"}
+    for one in document["components"]:
+        assert one["purl"] == str(PackageURL("pypi", None, one["name"], one["version"]))
+        [record] = one["components"]
+        content = files[f"packages/{record['name']}"]
+        assert record["hashes"] == [{"alg": "SHA-256", "content": digest(content)}]
+        # That digest stands for the files: there is each of them, as the RECORD has it.
+        named = {path: hash for path, hash, _ in (line.split(",") for line in content.decode().splitlines())}
+        assert len(named) >= 4
+        for path, hash in named.items():
+            assert hash in ("", f"sha256={digest(files[f'packages/{path}'], encoded=True)}"), path
+
+
+LICENSES = {
+    "an expression": (
+        ["License-Expression: MIT OR Apache-2.0", "Classifier: License :: OSI Approved :: MIT License"],
+        [{"expression": "MIT OR Apache-2.0"}],
+    ),
+    "names": (
+        ["License: BSD", "Classifier: License :: OSI Approved :: BSD License", "Classifier: Framework :: Django :: 5"],
+        [{"license": {"name": "BSD"}}, {"license": {"name": "BSD License"}}],
+    ),
+    "one name twice": (["License: BSD", "Classifier: License :: BSD :: BSD"], [{"license": {"name": "BSD"}}]),
+    "a whole text": (["License: BSD", "        Redistribution and use"], None),
+    "nothing": (["License: UNKNOWN", "Classifier: License :: OSI Approved"], None),
+}
+
+
+@pytest.mark.parametrize("name", LICENSES)
+def test_a_license_is_what_the_package_says(bundle, tmp_path, name):
+    metadata, expected = LICENSES[name]
+    wheel(tmp_path / "wheels", "thing", metadata=metadata)
+    text = unpacked(bundle("thing"))["sbom.json"].decode()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    assert json.loads(text)["components"][0].get("licenses") == expected
+
+
+@pytest.mark.parametrize("kind", ["an index", "a file", "wheels of a host"])
+def test_equal_packages_make_an_equal_bundle_and_sbom(bundle, tmp_path, kind):
+    cache, wheels = tmp_path / "cache", tmp_path / "wheels"
+
+    def made(version):
+        wheel(wheels, "thing", version=version)
+        file = f"thing-{version}-py3-none-any.whl"
+        if kind == "wheels of a host":
+            cache.mkdir(exist_ok=True)
+            with tarfile.open(cache / "0123456789ab-3.13-x86_64.wheels.tar", "w") as tar:
+                tar.add(wheels / file, file)
+        uri = (wheels / file).as_uri()
+        result = bundle(f"thing @ {uri}" if kind == "a file" else f"thing=={version}")
+        files = unpacked(result)
+        Path(result.stdout.strip()).unlink()
+        return files
+
+    first = made("1.0")
+    assert made("1.0") == first
+    number, other = (json.loads(files["sbom.json"])["serialNumber"] for files in (first, made("2.0")))
+    assert number != other
 
 
 # -- What has no wheel -------------------------------------------------------------------------------------------------

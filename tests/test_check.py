@@ -26,7 +26,7 @@ all:
     application_url: http://192.0.2.1
     management_url: http://192.0.2.1:15672
 """
-TOPOLOGY, SITE = "quintet.yml", "site.yml"
+TOPOLOGY, HA, SITE = "quintet.yml", "ha.yml", "site.yml"
 PROJECT, SECRETS = "group_vars/all/project.yml", "group_vars/all/secrets.yml"
 APPLICATION = 'application: "producer.wsgi:application"'
 WORKER = "worker: {celery_app: service, queues: [service], concurrency: 4, watchdog_seconds: 60}"
@@ -61,6 +61,19 @@ CASES = {
     "host in a misspelt group": Case(
         TOPOLOGY, "", "    wrker:\n      hosts:\n        worker2:\n", (TOPOLOGY, "in no tier: worker2", "misspelt")
     ),
+    "two hosts that know nothing of each other": Case(
+        TOPOLOGY,
+        "        redis1:\n",
+        "        redis1:\n        redis2:\n",
+        (TOPOLOGY, "redis has 2 hosts", "children of `ha`"),
+    ),
+    "two halves that cannot decide": Case(
+        HA,
+        "rabbitmq: *data",
+        "rabbitmq: {hosts: {data1: , data2: }}",
+        (HA, "rabbitmq has 2 hosts", "no more than 1 would"),
+    ),
+    "nobody who decides": Case(HA, "etcd: &data", "nothing: &data", (HA, "etcd has no hosts", "give it three")),
     "no address": Case(
         SITE, "host_address:", "host_adress:", ("Not set", "host_address", SITE, "inventories/example/hosts.yml")
     ),
@@ -71,6 +84,43 @@ CASES = {
     "wrong type": Case(PROJECT, "http_port: 80", "http_port: eighty", ("http_port", "eighty", IN_PROJECT)),
     "two services on one port": Case(
         PROJECT, "cache_port: 6380", "cache_port: 6379", ("Two services", "cache_port", "6379", IN_PROJECT)
+    ),
+    "no URL": Case(SITE, "http://192.0.2.1\n", "192.0.2.1\n", ("application_url is no URL: 192.0.2.1", IN_PROJECT)),
+    "no certificate": Case(
+        PROJECT,
+        "https_certificate: own",
+        "https_certificate: given\napplication_url: https://192.0.2.1",
+        ("https_identity is empty", IN_PROJECT),
+    ),
+    "a proxy that is not known": Case(
+        PROJECT,
+        "https_certificate: own",
+        "https_certificate: elsewhere\napplication_url: https://192.0.2.1",
+        ("no trusted_proxies says who", IN_PROJECT),
+    ),
+    "ACME without a word": Case(
+        PROJECT,
+        "https_certificate: own",
+        "https_certificate: acme\napplication_url: https://192.0.2.1",
+        ("https_acme is empty", IN_PROJECT),
+    ),
+    "ACME on another port": Case(
+        PROJECT,
+        "https_certificate: own\nhttps_acme: {}",
+        "https_certificate: acme\napplication_url: https://192.0.2.1\nhttps_acme: {email: a@b.example}\nhttp_port: 81",
+        ("http_port is 81: it asks at port 80", IN_PROJECT),
+    ),
+    "edge without an address": Case(
+        TOPOLOGY,
+        "",
+        "    edge:\n      hosts:\n        edge1:\n",
+        ("Not set for postgresql1: edge_address", SITE, "inventories/example/hosts.yml"),
+    ),
+    "edge at the address of a host": Case(
+        TOPOLOGY,
+        "",
+        "    edge:\n      hosts:\n        edge1:\n  vars: {edge_address: 192.0.2.13}\n",
+        (TOPOLOGY, "edge_address is 192.0.2.13, which is the address of one host", IN_PROJECT),
     ),
     # -- projects -----------------------------------------------------------------------------------------------------
     "unknown key in a project": Case(PROJECT, "gate: [", "gates: [", ("django_projects", "gates", IN_PROJECT)),
@@ -134,7 +184,10 @@ CASES = {
     ),
     # -- secrets ------------------------------------------------------------------------------------------------------
     "empty passwords": Case(
-        SECRETS, "", 'broker_password: ""\nmonitor_password:\n', (": broker_password, monitor_password.", IN_SECRETS)
+        SECRETS,
+        "",
+        'broker_password: ""\nmonitor_password:\nredis_internal_password: ""\n',
+        (": broker_password, monitor_password, redis_internal_password.", IN_SECRETS),
     ),
     "password with a line break": Case(
         SECRETS, "", "monitor_password: |\n  of a block\n", ("line break: monitor_password.", IN_SECRETS)
@@ -195,7 +248,8 @@ def runs(request, tmp_path_factory):
         if name in GOOD:
             status, words = ansible(site(directory), GOOD[name], "check.yml")
         else:
-            status, words = ansible(site(directory, CASES[name]), TOPOLOGY, "deploy.yml")
+            topology = HA if CASES[name].file == HA else TOPOLOGY
+            status, words = ansible(site(directory, CASES[name]), topology, "deploy.yml")
         return Run(status, words.replace(str(directory), "<site>"), sorted(directory.glob(".cache/*/*")))
 
     with ThreadPoolExecutor(max_workers=4) as pool:

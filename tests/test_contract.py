@@ -31,6 +31,8 @@ PRODUCER_SITE = {
     "application": "producer.wsgi:application",
     "config": "gunicorn.conf.py",
     "health": {"path": "/healthz/live", "statuses": [200]},
+    "open_paths": ["/healthz"],
+    "limits": [{"path": "/admin/login/", "per_minute": 10}],
     "daemons": [{"name": "relay", "command": "relay", "watchdog_seconds": 60}],
 }
 PRODUCER_WORKER = {
@@ -151,6 +153,35 @@ HOSTS = {
         },
     },
 }
+# Where there is an edge, on its hosts and the web hosts behind it.
+BEHIND = {
+    "edge1": {
+        "host_roles": ["base", "hardening", "keepalived", "haproxy"],
+        "host_app_tiers": [],
+        "host_packages": ["haproxy", "keepalived", "nftables", "python3", "unattended-upgrades"],
+        "open_ports": [{"port": 80}, {"protocol": 112, "sources": ["10.213.10.12"]}],
+        "tier_memory_mb": 2048,
+        "keepalived_address": "10.213.10.250",
+        "keepalived_source": "10.213.10.11",
+        "keepalived_peers": ["10.213.10.12"],
+        "keepalived_priority": 250,
+        "node_ports": [],
+    },
+    "edge2": {"keepalived_peers": ["10.213.10.11"], "keepalived_priority": 249},
+    "web1": {
+        "host_roles": ["base", "hardening", "haproxy"],
+        "open_ports": [{"port": 8080, "sources": ["10.213.10.11", "10.213.10.12"]}],
+        "application_url": "http://10.213.10.250:80",
+        "web_port": 8080,
+        "web_https_port": 0,
+        "web_edges": ["10.213.10.11", "10.213.10.12"],
+        "web_edge_url": "http://10.213.10.250:80",
+        "project_values.local_url": "http://127.0.0.1:8080",
+        "web_sites[0].host_names": ["localhost", "10.213.10.250"],
+        "node_ports": [],
+    },
+    "worker1": {"open_ports": [], "host_roles": ["base", "hardening", "haproxy"]},
+}
 EXPRESSIONS = {
     "projects": "host_projects | map(attribute='name')",
     "first_projects": "host_first_projects | map(attribute='name')",
@@ -197,6 +228,20 @@ def test_host(named, topology, host, name):
     assert named(topology).render(host, EXPRESSIONS.get(name, name)) == HOSTS[topology][host][name]
 
 
+@pytest.mark.parametrize(("host", "name"), [(host, name) for host, values in BEHIND.items() for name in values])
+def test_host_behind_an_edge(edged, host, name):
+    assert edged.render(host, name, project=project(edged, "producer")) == BEHIND[host][name]
+
+
+def test_https_behind_an_edge_ends_at_the_web_hosts(edged):
+    more = {"application_url": "https://app.example"}
+    assert edged.render("web1", "[web_port, web_https_port, web_https_public_port]", **more) == [8080, 8443, 443]
+    assert edged.render("web1", "web_edge_url", **more) == "https://10.213.10.250:443"
+    assert edged.render("edge1", "host_certificates", **more)["edge1"] == ["edge1.quintet.internal"]
+    assert [rule["port"] for rule in edged.render("edge1", "open_ports[:2]", **more)] == [80, 443]
+    assert [rule["port"] for rule in edged.render("web2", "open_ports", **more)] == [8080, 8443]
+
+
 @pytest.mark.parametrize("name", PROJECTS)
 def test_urls_are_the_same_on_every_host(each, name):
     one = project(each, name)
@@ -239,6 +284,7 @@ def test_environment_of_a_project(quintet, name):
         "QUINTET_FILES": f"/opt/quintet/{name}/files",
         "PGSSLMODE": "verify-full",
         "PGSSLROOTCERT": "/etc/haproxy/authorities.pem",
+        **({"ROUNDTRIP_URL": "http://127.0.0.1:80/"} if name == "producer" else {}),
     }
 
 
@@ -267,7 +313,7 @@ SHOP = {
 }
 GIVEN = {
     "archives": {"shop": "/x/.cache/shop/cccccccccccc.tar"},
-    "database_passwords": {"shop": "db"},
+    "database_passwords": {"shop": "db", "shop_owner": "tables"},
     "redis_passwords": {"shop": "key"},
     "django_secret_keys": {"shop": "key"},
     "broker_passwords": {"shop": "rabbit", "django": "x"},
@@ -308,11 +354,38 @@ def test_places_of_the_services(quintet):
         "cache.password": "key",
         "cache.database": 899,
         "secret_key": "key",
+        "https": "false",
+        "local_url": "http://127.0.0.1:80",
         "hosts": "localhost",
         "state": "/var/lib/shop",
         "files": "/opt/quintet/shop/files",
         "authorities": "/etc/haproxy/authorities.pem",
     }
+
+
+def test_https_is_what_the_url_says(quintet):
+    def render(expression, url="https://app.example", host="web1", **more):
+        return quintet.render(host, expression, application_url=url, **more)
+
+    names = {"app_hostnames": ["app.example", "192.0.2.9"]}
+    assert render("web_https_port") == 443
+    assert [rule["port"] for rule in render("open_ports")] == [80, 443]
+    assert render("host_certificates.web1", **names) == ["web1.quintet.internal", "app.example", "192.0.2.9"]
+    assert render("host_certificates.worker1") == ["worker1.quintet.internal"]
+    assert render("web_identity", tls_identity="own", https_identity="given") == "own"
+    assert render("web_identity", tls_identity="own", https_identity="given", https_certificate="given") == "given"
+    assert "certbot" not in render("host_packages")
+    acme = {"https_certificate": "acme", "https_acme": {"email": "a@b.example"}}
+    assert "certbot" in render("host_packages", **acme)
+    assert "certbot" not in render("host_packages", host="worker1", **acme)
+    assert render("web_acme", **acme) == {"email": "a@b.example"}
+    assert render("web_acme", **acme | {"https_certificate": "own"}) == {}
+    # A proxy in front of it has the certificate; the application is told.
+    for more, port, told in (({"https_certificate": "elsewhere"}, 0, "true"), ({"url": "http://app.example"}, 0, None)):
+        assert render("web_https_port", **more) == port
+        assert [rule["port"] for rule in render("open_ports", **more)] == [80]
+        project = next(project for project in quintet.render("web1", "projects") if project["name"] == "producer")
+        assert render("project_environment", project=project, **more).get("HTTPS") == told
 
 
 def test_a_project_has_a_vhost_and_a_user_of_its_own(quintet):
@@ -338,7 +411,15 @@ def test_a_project_on_some_hosts(wide):
 
     assert hosts() == {"web": ["web1", "web2"], "worker": ["web2", "worker1", "worker2"], "first": ["web1"]}
     assert hosts(hosts=["web2", "worker2"]) == {"web": ["web2"], "worker": ["web2", "worker2"], "first": ["web2"]}
-    assert shop(wide, "data1", "databases", hosts=["worker2"])[0]["clients"] == ["10.213.10.14"]
+    [owner, user, _] = shop(wide, "data1", "database_roles", hosts=["worker2", "web1"])
+    assert (owner["name"], owner["clients"]) == ("shop_owner", ["10.213.10.11"])
+    assert (user["name"], user["clients"]) == ("shop", ["10.213.10.11", "10.213.10.14"])
+
+
+def test_a_project_that_makes_tables_owns_its_database(wide):
+    more = {"database": {"makes_tables": True}}
+    assert shop(wide, "data1", "databases", **more) == [{"name": "shop", "owner": "shop", "user": "shop"}]
+    assert [role["name"] for role in shop(wide, "data1", "database_roles", **more)] == ["shop", "monitor"]
 
 
 def test_workers_beside_the_first_are_like_it_where_they_say_nothing(quintet):
@@ -372,8 +453,14 @@ def test_packages_to_run_are_installed_where_the_project_is(wide):
 @pytest.mark.parametrize("topology", CLIENTS)
 def test_databases_admit_their_clients(named, topology):
     host, clients = CLIENTS[topology]
+    roles = {role["name"]: role for role in named(topology).render(host, "database_roles")}
+    for name, addresses in clients.items():
+        assert roles[name]["clients"] == addresses
+        assert roles[f"{name}_owner"]["clients"] == addresses[:1]
+        for role in (roles[name], roles[f"{name}_owner"]):
+            assert (role["database"], role["password"]) == (name, SECRETS["database_passwords"][role["name"]])
     assert named(topology).render(host, "databases") == [
-        {"name": name, "password": SECRETS["database_passwords"][name], "clients": clients[name]} for name in clients
+        {"name": name, "owner": f"{name}_owner", "user": name} for name in clients
     ]
 
 
@@ -405,6 +492,7 @@ def test_data_tiers_listen_for_applications_elsewhere_only(wide):
 
 def test_memory_is_shared_by_the_tiers_of_a_host(wide):
     assert [wide.render(host, "tier_memory_mb") for host in wide.hosts()] == [682, 2048, 1024, 2048, 2048]
+    assert [wide.render(host, "tier_memory_max_mb") for host in wide.hosts()] == [1023, 1843, 1536, 1843, 1843]
 
 
 RIGHTS = {
@@ -503,6 +591,7 @@ STACKS = {  # stack: (topology, network, ports of this machine)
     "onebox": ("onebox", "10.213.88", ["127.0.0.1:8001:80", "127.0.0.1:15673:15672"]),
     "molecule-quintet": ("quintet", "10.213.215", []),
     "molecule-onebox": ("onebox", "10.213.35", []),
+    "molecule-ha": ("ha", "10.213.25", []),
     "bench": ("quintet", "10.213.27", []),
 }
 
@@ -524,6 +613,21 @@ def test_stack_has_a_network_and_ports_of_its_own(monkeypatch, stack):
     )
 
 
+def test_containers_are_reached_as_servers_are(monkeypatch):
+    """Over SSH, by a key and to a host that are known; the containers are the same ones."""
+    monkeypatch.setenv("QUINTET_STACK", "bench")
+    names, overlays = ("ansible_connection", "ansible_host", "node_name"), ["containers.yml", "ssh-containers.yml"]
+    sources = ["inventories/quintet.yml", *(f"inventories/{name}" for name in overlays)]
+    docker, ssh = Topology(*sources[:2]), Topology(*sources)
+    assert [docker.render("web1", name) for name in names] == ["community.docker.docker", *["bench-web1"] * 2]
+    assert [ssh.render("web1", name) for name in names] == ["ssh", "10.213.27.13", "bench-web1"]
+    assert (ssh.render("web1", "ansible_user"), ssh.render("web1", "ansible_become")) == ("quintet", True)
+    secrets = ssh.render("web1", "secrets_dir")
+    words = ssh.render("web1", "ansible_ssh_common_args").split()
+    assert {"StrictHostKeyChecking=yes", f"UserKnownHostsFile={secrets}/ssh/web1"} <= set(words)
+    assert docker.backend("web1") == ssh.backend("web1") == "docker://bench-web1"
+
+
 def test_stacks_of_one_machine_share_nothing():
     networks = [network for _, network, _ in STACKS.values()]
     ports = [port.split(":")[1] for _, _, stack_ports in STACKS.values() for port in stack_ports]
@@ -543,11 +647,14 @@ def test_stack_is_named_by_its_topology(monkeypatch):
 GENERATED = {
     "broker_password": 40,
     "monitor_password": 40,
+    "redis_internal_password": 40,
     "redis_passwords.producer": 40,
     "redis_passwords.service": 40,
     "broker_passwords.producer": 40,
     "broker_passwords.service": 40,
     "database_passwords.producer": 40,
+    "database_passwords.producer_owner": 40,
+    "database_passwords.service_owner": 40,
     "database_passwords.service": 40,
     "django_secret_keys.producer": 60,
     "django_secret_keys.service": 60,

@@ -21,6 +21,7 @@ from tests.topology import ROOT
 
 access = module("rabbitmq_access")
 databases = module("postgresql_access")
+patroni = module("patroni_cluster")
 units = module("systemd_units")
 
 
@@ -296,6 +297,52 @@ def test_contradictions(users, vhosts, said):
     assert list(access.contradictions({"users": users, "vhosts": vhosts})) == said
 
 
+@pytest.mark.parametrize(
+    ("found", "users", "vhosts", "said"),
+    [
+        (EMPTY, [user()], [vhost()], []),
+        (broker(), [user()], [], []),
+        (EMPTY, [user(state="absent")], [], []),
+        (EMPTY, [user()], [], ["users: django has permissions in rabbit, which is no vhost; declare it in vhosts"]),
+        (
+            broker(),
+            [user()],
+            [vhost(state="absent")],
+            ["users: django has permissions in rabbit, which is no vhost; declare it in vhosts"],
+        ),
+    ],
+)
+def test_permissions_in_no_vhost(found, users, vhosts, said):
+    found = access.observed(copy.deepcopy(found))
+    assert list(access.astray(found, {"users": users, "vhosts": vhosts})) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        (
+            "an empty broker",
+            [
+                "add_vhost rabbit --default-queue-type quorum",
+                "add_user django",
+                "set_permissions -p rabbit django '.*' '.*' '.*'",
+                "set_user_tags django management",
+            ],
+        ),
+        ("a new user without tags or permissions", ["add_user django"]),
+        ("a changed password", ["change_password django"]),
+        ("tags that go", ["set_user_tags django"]),
+        ("a changed queue type", ["update_vhost_metadata rabbit --default-queue-type quorum"]),
+        ("a queue for dead letters", []),
+        ("nothing to do", []),
+    ],
+)
+def test_the_same_by_hand(name, commands):
+    lacks, _ = differ(name)
+    found = access.observed(copy.deepcopy(DIFFERENCES[name][0]))
+    assert [access.shlex.join(words) for words in access.by_hand(lacks, found)] == commands
+
+
 # -- postgresql_access ------------------------------------------------------------------------------------------------
 
 # The exchange of RFC 7677: what client and server send prove which keys belong to this password.
@@ -364,88 +411,131 @@ def test_identifier(name, quoted):
 
 def server(role=None, database=None, **names):
     """The state of a server on which all is as wanted, but for this."""
+    known = {"password": PENCIL, "login": True, "more": False, "member_of": []}
     return {
+        "follows": False,
         "roles": {
-            "postgres": {"password": None, "login": True, "more": True},
-            "app": {"password": PENCIL, "login": True, "more": False} | (role or {}),
+            "postgres": {"password": None, "login": True, "more": True, "member_of": []},
+            "app_owner": known,
+            "app": known | (role or {}),
         },
         "databases": {
-            "postgres": {"owner": "postgres", "public": True},
-            "app": {"owner": "app", "public": False} | (database or {}),
+            "postgres": {"owner": "postgres", "public": True, "users": []},
+            "app": {"owner": "app_owner", "public": False, "users": ["app_owner", "app"]} | (database or {}),
         },
     } | names
 
 
+def inside(granted=True, schemas=("public",)):
+    """What is in the database `app`."""
+    return {"app": {"granted": granted, "schemas": list(schemas)}}
+
+
+ROLES = [{"name": name, "password": "pencil", "member_of": []} for name in ("app_owner", "app")]
+APP = {"name": "app", "owner": "app_owner", "user": "app"}
+OWN = {"name": "app", "owner": "app", "user": "app"}
 ONLY = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
-NEW_DATABASE = [
-    ('CREATE DATABASE "app" OWNER "app" ENCODING \'UTF8\' TEMPLATE template0', False),
-    ('REVOKE ALL ON DATABASE "app" FROM PUBLIC', False),
+NEW = 'CREATE DATABASE "app" OWNER "{}" ENCODING \'UTF8\' TEMPLATE template0'
+REVOKE = 'REVOKE ALL ON DATABASE "app" FROM PUBLIC'
+CONNECT = 'GRANT CONNECT, TEMPORARY ON DATABASE "app" TO "app"'
+LATER = 'ALTER DEFAULT PRIVILEGES FOR ROLE "app_owner" GRANT'
+GRANTS = [
+    'REVOKE CREATE ON SCHEMA "public" FROM PUBLIC, "app"',
+    'GRANT USAGE ON SCHEMA "public" TO "app"',
+    'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "public" TO "app"',
+    'GRANT SELECT, USAGE ON ALL SEQUENCES IN SCHEMA "public" TO "app"',
+    f'{LATER} USAGE ON SCHEMAS TO "app"',
+    f'{LATER} SELECT, INSERT, UPDATE, DELETE ON TABLES TO "app"',
+    f'{LATER} SELECT, USAGE ON SEQUENCES TO "app"',
 ]
-# state, what is wanted (name: password): the statements, and whether a secret completes each
+
+
+def within(*statements):
+    """All of them or none, in the database."""
+    return ['\\connect "app"', "BEGIN", *statements, "COMMIT"]
+
+
+# state, what is in the database, the roles, the database: the statements; `...` for a secret that completes one
 STATEMENTS = {
-    "nothing to do": (server(), {"app": "pencil"}, []),
-    "nothing declared": (server(), {}, []),
+    "nothing to do": (server(), inside(), ROLES, APP, []),
     "an empty server": (
-        {"roles": {}, "databases": {}},
-        {"app": "pencil"},
-        [(f'CREATE ROLE "app" {ONLY} PASSWORD', True), *NEW_DATABASE],
-    ),
-    "a role without its database": (server(databases={}), {"app": "pencil"}, NEW_DATABASE),
-    "a database without its role": (
-        server({}, {"owner": "postgres", "public": True}, roles={}),
-        {"app": "pencil"},
+        {"roles": {}, "databases": {}}, {}, ROLES, APP,
         [
-            (f'CREATE ROLE "app" {ONLY} PASSWORD', True),
-            ('ALTER DATABASE "app" OWNER TO "app"', False),
-            ('REVOKE ALL ON DATABASE "app" FROM PUBLIC', False),
+            f'CREATE ROLE "app_owner" {ONLY} PASSWORD ...', f'CREATE ROLE "app" {ONLY} PASSWORD ...',
+            NEW.format("app_owner"), *within(REVOKE, CONNECT, *GRANTS),
         ],
     ),
-    "a changed password": (server(), {"app": "pen"}, [('ALTER ROLE "app" PASSWORD', True)]),
-    "no password": (server({"password": None}), {"app": "pencil"}, [('ALTER ROLE "app" PASSWORD', True)]),
-    "more attributes": (server({"more": True}), {"app": "pencil"}, [(f'ALTER ROLE "app" {ONLY}', False)]),
-    "no login": (server({"login": False}), {"app": "pencil"}, [(f'ALTER ROLE "app" {ONLY}', False)]),
+    "an owner who works in it": (
+        {"roles": {}, "databases": {}}, {}, ROLES[1:], OWN,
+        [f'CREATE ROLE "app" {ONLY} PASSWORD ...', NEW.format("app"), *within(REVOKE)],
+    ),
+    "roles without their database": (
+        server(databases={}), {}, ROLES, APP, [NEW.format("app_owner"), *within(REVOKE, CONNECT, *GRANTS)],
+    ),
     "another owner": (
-        server(database={"owner": "postgres"}),
-        {"app": "pencil"},
-        [('ALTER DATABASE "app" OWNER TO "app"', False)],
+        server(database={"owner": "app"}), inside(granted=False), ROLES, APP,
+        within(
+            'ALTER DATABASE "app" OWNER TO "app_owner"', 'REASSIGN OWNED BY "app" TO "app_owner"', CONNECT, *GRANTS
+        ),
     ),
-    "everybody may connect": (
-        server(database={"public": True}),
-        {"app": "pencil"},
-        [('REVOKE ALL ON DATABASE "app" FROM PUBLIC', False)],
+    "the user is to be the owner": (
+        server(), {}, ROLES[1:], OWN,
+        within('ALTER DATABASE "app" OWNER TO "app"', 'REASSIGN OWNED BY "app_owner" TO "app"'),
     ),
-    "a name to quote": (
-        {"roles": {}, "databases": {}},
-        {'a"b': "pencil"},
-        [
-            (f'CREATE ROLE "a""b" {ONLY} PASSWORD', True),
-            ('CREATE DATABASE "a""b" OWNER "a""b" ENCODING \'UTF8\' TEMPLATE template0', False),
-            ('REVOKE ALL ON DATABASE "a""b" FROM PUBLIC', False),
-        ],
+    "the system's user was the owner": (
+        server(database={"owner": "postgres"}), inside(), ROLES, APP,
+        within('ALTER DATABASE "app" OWNER TO "app_owner"', CONNECT, *GRANTS),
     ),
-    "the second of two": (
-        server(),
-        {"app": "pencil", "postgres": "pencil"},
-        [
-            (f'ALTER ROLE "postgres" {ONLY}', False),
-            ('ALTER ROLE "postgres" PASSWORD', True),
-            ('REVOKE ALL ON DATABASE "postgres" FROM PUBLIC', False),
-        ],
+    "rights are missing": (server(), inside(granted=False), ROLES, APP, within(*GRANTS)),
+    "rights in more schemas": (
+        server(), inside(False, ("a", "public")), ROLES, APP,
+        within(*(text.replace('SCHEMA "public"', 'SCHEMA "a", "public"') for text in GRANTS)),
     ),
-}
+    "may not connect": (server(database={"users": []}), inside(), ROLES, APP, within(CONNECT)),
+    "everybody may connect": (server(database={"public": True}), inside(), ROLES, APP, within(REVOKE)),
+    "a changed password": (
+        server(), inside(), [ROLES[0], ROLES[1] | {"password": "pen"}], APP, ['ALTER ROLE "app" PASSWORD ...'],
+    ),
+    "no password": (server({"password": None}), inside(), ROLES, APP, ['ALTER ROLE "app" PASSWORD ...']),
+    "more attributes": (server({"more": True}), inside(), ROLES, APP, [f'ALTER ROLE "app" {ONLY}']),
+    "no login": (server({"login": False}), inside(), ROLES, APP, [f'ALTER ROLE "app" {ONLY}']),
+    "a member": (
+        server(), inside(), [*ROLES, {"name": "watch", "password": "pencil", "member_of": ["pg_monitor"]}], APP,
+        [f'CREATE ROLE "watch" {ONLY} PASSWORD ...', 'GRANT "pg_monitor" TO "watch"'],
+    ),
+    "a member already": (
+        server({"member_of": ["pg_monitor"]}), inside(),
+        [ROLES[0], ROLES[1] | {"member_of": ["pg_monitor", 'a"b']}], APP, ['GRANT "a""b" TO "app"'],
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_statements(name):
-    state, wanted, statements = STATEMENTS[name]
-    found = databases.difference(state, [{"name": name, "password": password} for name, password in wanted.items()])
-    assert [(statement, secret is not None) for statement, secret in found] == statements
-    [password] = set(wanted.values()) or {""}
+    state, known, roles, database, statements = STATEMENTS[name]
+    found = databases.difference(state, known, roles, [database])
+    assert [f"{statement} ..." if secret else statement for statement, secret in found] == statements
+    passwords = {role["password"] for role in roles}
     for statement, secret in found:
-        # The statement is shown; its secret is the verifier of the password that is wanted, which a quote cannot end.
+        # The statement is shown; its secret is the verifier of a password that is wanted, which a quote cannot end.
         assert "SCRAM" not in statement
         assert "pen" not in statement
-        assert secret is None or (databases.password_matches(password, secret) and "'" not in secret)
+        if secret:
+            assert any(databases.password_matches(password, secret) for password in passwords)
+            assert "'" not in secret
+
+
+def test_only_databases_with_a_user_are_looked_into():
+    missing = {"name": "new", "owner": "new_owner", "user": "new"}
+    assert databases.questions(server(), [OWN, missing]) == ""
+    asked = databases.questions(server(), [APP, missing])
+    assert asked.startswith('\\connect "app"\nWITH ')
+    assert asked.count("\\connect") == 1
+    assert "has_table_privilege('app', oid, 'INSERT')" in asked
+    # A role that is not there yet has no rights, and no name that PostgreSQL would know.
+    assert "has_table_privilege" not in databases.questions(server(roles={}), [APP])
+    ugly = {"name": "app", "owner": "o'o", "user": "app"}
+    assert "('o''o')::regrole" in databases.questions(server(roles={"o'o": {}, "app": {}}), [ugly])
 
 
 class Stop(Exception):
@@ -457,13 +547,15 @@ class Psql:
 
     def __init__(self, monkeypatch, state, check_mode=False, code=0):
         self.state, self.check_mode, self.code, self.commands, self.sent = state, check_mode, code, [], []
-        self.params = {"port": 5433, "databases": [{"name": "app", "password": "pen'cil"}]}
+        roles = [ROLES[0], ROLES[1] | {"password": "pen'cil"}]
+        self.params = {"port": 5433, "roles": roles, "databases": [APP]}
         monkeypatch.setattr(databases, "AnsibleModule", lambda **_: self)
 
     def run_command(self, command, data):
         self.commands.append(command)
         self.sent.append(data)
-        return self.code, json.dumps(self.state), "no server\n"
+        answer = inside()["app"] | {"name": "app"} if data.startswith("\\connect") else self.state
+        return self.code, json.dumps(answer), "no server\n"
 
     def stop(self, **said):
         raise Stop(said)
@@ -480,14 +572,14 @@ def test_databases_are_given_what_is_missing_and_no_secret_is_shown(monkeypatch)
     psql = Psql(monkeypatch, server(database={"public": True}))
     said = psql.run()
     assert said["changed"] is True
-    assert said["statements"] == ['ALTER ROLE "app" PASSWORD', 'REVOKE ALL ON DATABASE "app" FROM PUBLIC']
+    assert said["statements"] == ['ALTER ROLE "app" PASSWORD', *within(REVOKE)]
     assert said["diff"] == {"before": "", "after": "\n".join(said["statements"]) + "\n"}
     assert "SCRAM" not in str(said)
-    password, revoke = psql.sent[1].splitlines()
+    password, *rest = psql.sent[2].splitlines()
     assert password.startswith('ALTER ROLE "app" PASSWORD \'SCRAM-SHA-256$4096:')
     assert databases.password_matches("pen'cil", password.split("'")[1])
     assert password.endswith("';")
-    assert revoke == 'REVOKE ALL ON DATABASE "app" FROM PUBLIC;'
+    assert rest == ['\\connect "app"', "BEGIN;", f"{REVOKE};", "COMMIT;"]
     for command in psql.commands:
         assert command[-3:] == ["--port", "5433", "postgres"]
         assert "ON_ERROR_STOP=1" in command
@@ -502,7 +594,7 @@ def test_databases_are_only_looked_at(monkeypatch, state, check_mode, changed):
     psql = Psql(monkeypatch, state, check_mode)
     said = psql.run()
     assert (said["changed"], bool(said["diff"]), bool(said["statements"])) == (changed, changed, changed)
-    assert psql.sent == [databases.STATE]
+    assert psql.sent == [databases.STATE, databases.questions(state, [APP])]
 
 
 def test_a_server_that_does_not_answer_is_said(monkeypatch):
@@ -648,10 +740,48 @@ def test_units_are_brought_up_together(monkeypatch):
 
     one = host()
     monkeypatch.setattr(one, "systemctl", systemctl)
-    files = {"restart_after": [], "reload_after": []}
+    files = {"restart_after": [], "reload_after": [], "before_restart": ["false"]}
     one.bring([{"name": name, "enabled": name != "old", **files} for name in ("one", "old", "same", "two")])
     assert told[1:] == [("disable", "old"), ("stop", "old"), ("enable", "one", "two"), ("start", "one", "two")]
     assert one.actions == ["disable old", "stop old", "enable one", "enable two", "start one", "start two"]
+
+
+@pytest.mark.parametrize(("paused", "verbs"), [(True, ["disable", "stop"]), (False, [])])
+def test_a_unit_that_is_paused_is_stopped_with_a_warning(monkeypatch, tmp_path, paused, verbs):
+    told, warnings = [], []
+    state = {
+        **{"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "active", "NeedDaemonReload": "no"},
+        "ExecMainStartTimestamp": "Sun 2001-09-09 01:46:40.000000 UTC",
+    }
+    if paused:
+        (tmp_path / "x.service").touch()
+    one = host()
+    one.module.warn = warnings.append
+    monkeypatch.setattr(units, "PAUSED", str(tmp_path))
+    monkeypatch.setattr(one, "states", lambda names: dict.fromkeys(names, state))
+    monkeypatch.setattr(one, "systemctl", lambda *words: told.append(words))
+    one.bring([{"name": "x.service", "enabled": True, "restart_after": [], "reload_after": [], "before_restart": []}])
+    assert told == [(verb, "x.service") for verb in verbs]
+    assert ["x.service" in warning for warning in warnings] == [True] * paused
+
+
+@pytest.mark.parametrize(("code", "verbs"), [(0, [("restart", "x.service")]), (1, [])])
+def test_a_restart_waits_for_its_command(monkeypatch, tmp_path, code, verbs):
+    """Whoever else must do the unit's work meanwhile is not ready yet: then it goes on."""
+    told, ran = [], []
+    (tmp_path / "x.conf").touch()
+    state = {
+        **{"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "active", "NeedDaemonReload": "no"},
+        "ExecMainStartTimestamp": "Sun 2001-09-09 01:46:40.000000 UTC",
+    }
+    one = host()
+    one.module.run_command = lambda command: ran.append(command) or (code, "", "not now")
+    monkeypatch.setattr(one, "states", lambda names: dict.fromkeys(names, state))
+    monkeypatch.setattr(one, "systemctl", lambda *words: told.append(words))
+    unit = {"name": "x.service", "enabled": True, "reload_after": [], "before_restart": ["await", "others"]}
+    with pytest.raises(Stop, match="not restarted: await others: not now") if code else contextlib.nullcontext():
+        one.bring([unit | {"restart_after": [str(tmp_path / "x.conf")]}])
+    assert (ran, told) == ([["await", "others"]], verbs)
 
 
 # -- The files of systemd_units ---------------------------------------------------------------------------------------
@@ -667,8 +797,12 @@ def file(path, **what):
 
 
 def host(check_mode=False):
-    """The module's host; it may only write files."""
-    return units.Host(type("Module", (), {"check_mode": check_mode}))
+    """The module's host; it may only write files, or fail."""
+
+    def fail_json(**given):
+        raise Stop(given["msg"])
+
+    return units.Host(type("Module", (), {"check_mode": check_mode, "fail_json": staticmethod(fail_json)}))
 
 
 def mode(path):
@@ -914,16 +1048,9 @@ def test_a_copy_equals_the_other_file_and_is_not_shown(tmp_path, check_mode):
 
 
 def test_a_copy_of_nothing_is_refused_and_what_is_there_stays(tmp_path):
-    class Failed(Exception):
-        pass
-
-    def fail_json(**given):
-        raise Failed(given["msg"])
-
     (tmp_path / "now").write_text("old")
     one = host()
-    one.module.fail_json = fail_json
-    with pytest.raises(Failed, match=f"There is no {tmp_path}/next"):
+    with pytest.raises(Stop, match=f"There is no {tmp_path}/next"):
         one.write(file(tmp_path / "now", copy=str(tmp_path / "next")))
     assert (tmp_path / "now").read_text() == "old"
 
@@ -967,3 +1094,65 @@ def test_leftovers_are_stopped_before_their_files_go(unit_files, monkeypatch, ch
         [] if check_mode else [("disable", "--now", "gunicorn-old.service", True), ("daemon-reload", False)]
     )
     assert (unit_files / "gunicorn-old.service").exists() is check_mode
+
+
+# -- patroni_cluster --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "patch"),
+    [
+        ({"ttl": 20}, {"ttl": 20}, {}),
+        ({"ttl": 30}, {"ttl": 20}, {"ttl": 20}),
+        ({}, {"ttl": 20, "a": {"b": {"c": 1}}}, {"ttl": 20, "a": {"b": {"c": 1}}}),
+        # What an operator has set, such as a pause, is his.
+        ({"ttl": 20, "pause": True, "a": {"x": 1}}, {"ttl": 20, "a": {}}, {}),
+        ({"a": {"b": {"c": 1, "d": 2}}}, {"a": {"b": {"c": 1}}}, {"a": {"b": {"d": None}}}),
+        ({"a": {"b": {"c": 1, "d": 2}}}, {"a": {"b": {"c": 3}}}, {"a": {"b": {"c": 3, "d": None}}}),
+        ({"b": {"c": 1}, "x": {"b": {"c": 1}}}, {"b": {}, "x": {"b": {}}}, {}),
+        ({"a": {"b": None, "c": 1}}, {"a": {"b": {"d": 1}}}, {"a": {"b": {"d": 1}}}),
+    ],
+)
+def test_difference_of_settings(found, wanted, patch):
+    assert patroni.difference(found, wanted, ("a", "b")) == patch
+
+
+LEADER = {"name": "b", "role": "leader", "state": "running"}
+FOLLOWER = {"name": "c", "role": "quorum_standby", "state": "streaming"}
+OTHER = {"name": "a", "role": "replica", "state": "streaming"}
+LEADS = {"state": "running", "role": "primary"}
+FOLLOWS = {"state": "running", "role": "replica", "replication_state": "streaming"}
+
+
+@pytest.mark.parametrize(
+    ("member", "members", "strict", "said"),
+    [
+        (LEADS, [LEADER, FOLLOWER], True, ""),
+        (FOLLOWS, [LEADER, FOLLOWER], True, ""),
+        (FOLLOWS, [LEADER, FOLLOWER | {"role": "sync_standby"}], True, ""),
+        (LEADS, [LEADER], False, ""),
+        (LEADS, [LEADER, OTHER], True, "No other member has what the leader has, so that nothing can be written."),
+        (FOLLOWS, [FOLLOWER, OTHER], True, "Nobody leads."),
+        (FOLLOWS, [LEADER | {"state": "starting"}, FOLLOWER], True, "Nobody leads."),
+        ({"state": "creating replica"}, [LEADER, FOLLOWER], True, "This member's PostgreSQL is creating replica."),
+        ({"state": "running", "role": "replica"}, [LEADER, FOLLOWER], True, "This member does not follow the leader."),
+        ({}, [], True, "Nobody leads."),
+    ],
+)
+def test_what_a_cluster_is_waited_for(member, members, strict, said):
+    assert patroni.missing(member, {"members": members}, strict) == said
+
+
+def test_the_leader_restarts_last():
+    assert [one["name"] for one in patroni.in_order({"members": [LEADER, FOLLOWER, OTHER]})] == ["a", "c", "b"]
+
+
+def test_who_neither_leads_nor_follows():
+    assert patroni.lagging({"members": [LEADER, FOLLOWER, OTHER]}) == []
+    broken = [LEADER | {"state": "stopped"}, FOLLOWER, OTHER | {"state": "start failed"}]
+    assert patroni.lagging({"members": broken}) == ["b", "a"]
+
+
+def test_a_unit_that_does_not_run_is_not_outdated():
+    assert patroni.started_at("") == patroni.started_at("n/a") == float("inf")
+    assert patroni.started_at("Sat 2026-11-21 10:00:00.500000 UTC") == 1795255200.5

@@ -42,6 +42,7 @@ FULL = {
         "permissions": {"configure": "c", "write": "w", "read": "r"},
     },
     "redis_database": 40,
+    "database": {"makes_tables": False},
     "hosts": ["web1", "worker1"],
     "web": {
         "application": "full.asgi:application",
@@ -59,6 +60,8 @@ FULL = {
         "media_url": "/full/media/",
         "media_root": "uploads",
         "memory_max_mb": 300,
+        "limits": [{"path": "/login", "per_minute": 9, "burst": 2}],
+        "open_paths": ["/full/ready"],
         "daemons": [{"name": "d", "command": "run", "watchdog_seconds": 9, "memory_max_mb": 100}],
     },
     "worker": {"celery_app": "full", **WORKER, "more": [{"name": "slow", **WORKER}], "beat": {"scheduler": "s:S"}},
@@ -74,7 +77,7 @@ SOURCES = [
 ]
 GIVEN = {
     "archives": {"full": "/x/.cache/full/dddddddddddd.tar"},
-    "database_passwords": {"full": "x"},
+    "database_passwords": {"full": "x", "full_owner": "x"},
     "django_secret_keys": {"full": "x"},
     "redis_passwords": {"full": "x"},
     "broker_passwords": {"u": "x", "django": "x"},

@@ -366,10 +366,10 @@ def build(tmp_path):
 
     def run(files, root, *arguments, release="0123", other=""):
         given = {f"source/{name}": text for name, text in files.items()} | {"packages/other.py": other}
-        made = write(tmp_path / "made", given | ours | installed)
+        made = write(tmp_path / "made", given | ours | installed | {"sbom.json": '{"of": "thing"}'})
         (tmp_path / "shop").mkdir(exist_ok=True)
         with tarfile.open(tmp_path / f"shop/{release}.tar.gz", "w:gz") as tar:
-            for name in ("source", "packages", "quintet"):
+            for name in ("source", "packages", "quintet", "sbom.json"):
                 # As bundle.py does it.
                 tar.add(made / name, name, filter=long_ago)
         environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
@@ -414,6 +414,7 @@ def test_a_release_of_a_directory_of_the_source(build, tmp_path):
     assert (made / "complete").exists()
     assert (made / "tried-1").exists()
     assert (made / "static/x").exists()
+    assert (made / "sbom.json").read_text() == '{"of": "thing"}'
     assert os.readlink(made / "project") == "source/back end"
     assert os.readlink(made / "gunicorn.conf.py") == "quintet/gunicorn.conf.py"
     assert subprocess.check_output([made / "venv/bin/thing"], text=True) == "it runs\n"

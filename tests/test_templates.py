@@ -27,23 +27,48 @@ TEMPLATES = {
     "hardening/quintet-firewall.service.j2": ("web", None),
     "hardening/updates.conf.j2": ("web", None),
     "haproxy/haproxy.cfg.j2": ("web", None),
+    "haproxy/quintet-haproxy.j2": ("edge", None),
     "haproxy/quintet.conf.j2": ("web", None),
+    "haproxy/quintet.lua.j2": ("edge", None),
+    "keepalived/check.j2": ("edge", None),
+    "keepalived/keepalived.conf.j2": ("edge", None),
+    "keepalived/quintet.conf.j2": ("edge", None),
+    "keepalived/service.conf.j2": ("edge", None),
     "postgresql/checksums.conf.j2": ("postgresql", None),
     "postgresql/sandbox.conf.j2": ("postgresql", None),
-    "rabbitmq/sandbox.conf.j2": ("rabbitmq", None),
+    "rabbitmq/sandbox.conf.j2": ("rabbitmq", "[__rabbitmq_sandbox, __rabbitmq_epmd_sandbox]"),
+    "web/acme-got.j2": ("web", None),
+    "web/acme.service.j2": ("web", None),
+    "web/certbot.conf.j2": ("web", None),
     "web/sandbox.conf.j2": ("web", None),
     "postgresql/quintet.conf.j2": ("postgresql", None),
     "postgresql/quintet_hba.conf.j2": ("postgresql", None),
+    "rabbitmq/distribution.config.j2": ("rabbitmq", None),
     "rabbitmq/enabled_plugins.j2": ("rabbitmq", None),
     "rabbitmq/epmd.socket.j2": ("rabbitmq", None),
     "rabbitmq/rabbitmq-env.conf.j2": ("rabbitmq", None),
     "rabbitmq/rabbitmq.conf.j2": ("rabbitmq", None),
+    "redis/daemon.conf.j2": ("redis", "__redis_daemons + [__redis_sentinel_daemon]"),
+    "redis/group.conf.j2": ("redis", None),
+    "redis/limits.conf.j2": ("redis", "redis_instances"),
     "redis/redis.conf.j2": ("redis", "redis_instances"),
+    "redis/sentinel.acl.j2": ("redis", None),
+    "redis/sentinel.conf.j2": ("redis", None),
     "redis/users.acl.j2": ("redis", None),
     "web/daemon.service.j2": ("web", "__web_daemons"),
     "web/gunicorn.service.j2": ("web", "web_sites"),
     "web/gunicorn.socket.j2": ("web", "web_sites"),
     "web/nginx.conf.j2": ("web", None),
+}
+# The same for what is in the topology `ha` only; see test_ha_*.py.
+HA_TEMPLATES = {
+    "etcd/quintet.yml.j2": ("etcd", None),
+    "etcd/sandbox.conf.j2": ("etcd", None),
+    "patroni/config.yml.j2": ("postgresql", None),
+    "patroni/limits.conf.j2": ("postgresql", None),
+    "patroni/pg_hba.conf.j2": ("postgresql", None),
+    "patroni/pg_ident.conf.j2": ("postgresql", None),
+    "patroni/sandbox.conf.j2": ("postgresql", None),
 }
 
 
@@ -74,7 +99,7 @@ def templar(topology, host, role, **more):
 def render(topology, template, host=None, **more):
     """The text of a template in each turn of its loop, on the first host of its group or on the one named."""
     role, _, name = template.partition("/")
-    group, loop = TEMPLATES[template]
+    group, loop = (TEMPLATES | HA_TEMPLATES)[template]
     host = host or topology.hosts(group)[0]
     more = {"project": project(topology), **more}
     turns = [{}]
@@ -113,7 +138,7 @@ def unit(text):
 
 def test_every_template_is_here():
     found = {f"{path.parent.parent.name}/{path.name}" for path in ROOT.glob("roles/*/templates/**/*") if path.is_file()}
-    assert found == set(TEMPLATES)
+    assert found == TEMPLATES.keys() | HA_TEMPLATES.keys()
 
 
 # What none of the two projects has.
@@ -121,9 +146,21 @@ BEATS = [{"project": "x", "directory": "/x", "celery_app": "a.b", "scheduler": "
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_renders_on_every_host(each, template):
-    for host in each.hosts(TEMPLATES[template][0]):
-        for text in render(each, template, host, celery_worker_beats=BEATS):
+def test_renders_on_every_host(each, edged, template):
+    group = TEMPLATES[template][0]
+    topology = each if group in each.groups else edged
+    for host in topology.hosts(group):
+        for text in render(topology, template, host, celery_worker_beats=BEATS):
+            assert text.strip()
+            assert text.endswith("\n")
+            assert "{{" not in text
+            assert "None" not in text.split()
+
+
+@pytest.mark.parametrize("template", HA_TEMPLATES)
+def test_renders_on_every_host_of_several(ha, template):
+    for host in ha.hosts(HA_TEMPLATES[template][0]):
+        for text in render(ha, template, host):
             assert text.strip()
             assert text.endswith("\n")
             assert "{{" not in text
@@ -156,6 +193,12 @@ FILES = {
         "/etc/haproxy/haproxy.cfg": ("haproxy.cfg.j2", 0, None, None),
         f"{UNITS}/haproxy.service.d/quintet.conf": ("quintet.conf.j2", 0, None, None),
     },
+    "keepalived": {
+        "/etc/keepalived/keepalived.conf": ("keepalived.conf.j2", 0, None, None),
+        "/etc/keepalived/check": ("check.j2", 0, None, "0755"),
+        f"{UNITS}/keepalived.service.d/quintet.conf": ("quintet.conf.j2", 0, None, None),
+        f"{UNITS}/haproxy.service.d/keepalived.conf": ("service.conf.j2", 0, None, None),
+    },
     "postgresql": {
         f"{PG}/identity.pem": ("tls_identity", 0, "postgres", "0640"),
         f"{PG}/conf.d/quintet.conf": ("quintet.conf.j2", 0, "postgres", "0640"),
@@ -169,6 +212,8 @@ FILES = {
         "/etc/redis/users.acl": ("users.acl.j2", 0, "redis", "0640"),
         "/etc/redis/redis-results.conf": ("redis.conf.j2", 0, "redis", "0640"),
         "/etc/redis/redis-cache.conf": ("redis.conf.j2", 1, "redis", "0640"),
+        f"{UNITS}/redis-server@results.service.d/limits.conf": ("limits.conf.j2", 0, None, None),
+        f"{UNITS}/redis-server@cache.service.d/limits.conf": ("limits.conf.j2", 1, None, None),
     },
     "rabbitmq": {
         "/etc/rabbitmq/rabbitmq.conf": ("rabbitmq.conf.j2", 0, "rabbitmq", "0640"),
@@ -178,6 +223,9 @@ FILES = {
         "/etc/rabbitmq/authorities.pem": ("tls_authorities", 0, None, None),
         "/etc/rabbitmq/definitions.json": (None, 0, "rabbitmq", None),
         f"{UNITS}/rabbitmq-server.service.d/sandbox.conf": ("sandbox.conf.j2", 0, None, None),
+        "/var/lib/rabbitmq/.erlang.cookie": ("broker_cookie", 0, "rabbitmq", "0400"),
+        "/etc/rabbitmq/distribution.config": ("distribution.config.j2", 0, None, None),
+        f"{UNITS}/epmd.service.d/sandbox.conf": ("sandbox.conf.j2", 1, None, None),
         f"{UNITS}/epmd.socket": ("epmd.socket.j2", 0, None, None),
     },
     "web": {
@@ -200,6 +248,8 @@ FILES = {
     },
 }
 GROUPS = {role: role for role in FILES} | {"celery_worker": "worker", "haproxy": "web", "hardening": "web"}
+GROUPS |= {"keepalived": "edge"}
+GROUPS |= {"etcd": "etcd", "patroni": "postgresql"}
 SECRET_FILES = {"/etc/redis/users.acl"}
 
 
@@ -210,7 +260,8 @@ def evaluated(topology, role, expression, **more):
 
 
 @pytest.mark.parametrize("role", FILES)
-def test_files(each, role):
+def test_files(each, edged, role):
+    each = each if GROUPS[role] in each.groups else edged
     expected = []
     for path, (source, turn, group, mode) in FILES[role].items():
         file = {"path": path, "group": group, "mode": mode}
@@ -222,6 +273,8 @@ def test_files(each, role):
             file["secret" if source == "tls_identity" else "content"] = evaluated(each, role, source) + "\n"
         elif source.startswith("["):
             file["content"] = source
+        elif source == "broker_cookie":
+            file |= {"secret": SECRETS[source], "owner": "rabbitmq"}
         elif source.endswith(".j2"):
             file["secret" if path in SECRET_FILES else "content"] = render(each, f"{role}/{source}")[turn]
         else:
@@ -251,12 +304,22 @@ def test_what_a_host_says_is_no_command_on_the_controller(onebox):
 def test_files_of_a_project(each):
     commands, state = {"never": ["flush", "reset_db"]}, {"files": {"jwt.key": UGLY}}
     more = {"commands": commands, "state": state}
+    owner = {"path": "/opt/quintet/producer/environment.owner"}
+    # On the project's first host alone, where its tables are made.
+    if len(each.hosts()) == 1:
+        [secret] = render(each, "django_project/environment.j2")
+        secret = secret.replace("//producer:producer%20", "//producer_owner:producer_owner%20")
+        secret = secret.replace("PGSSLMODE=", 'PGOPTIONS="-c lock_timeout=5s"\nPGSSLMODE=')
+        owner |= {"secret": secret, "mode": "0600"}
+    else:
+        owner |= {"absent": True}
     assert project_files(each, **more) == [
         {
             "path": "/opt/quintet/producer/environment.next",
             "secret": render(each, "django_project/environment.j2")[0],
             "mode": "0600",
         },
+        owner,
         {"path": "/opt/quintet/producer/never", "content": "flush\nreset_db\n"},
         {
             "path": "/usr/local/bin/quintet-manage",
@@ -268,7 +331,8 @@ def test_files_of_a_project(each):
 
 
 @pytest.mark.parametrize("role", [*FILES, "django_project"])
-def test_files_are_what_the_module_takes(each, role):
+def test_files_are_what_the_module_takes(each, edged, role):
+    each = each if GROUPS.get(role, "all") in each.groups else edged
     spec = argument_spec("systemd_units")["files"]["options"]
     found = evaluated(each, role, f"__{role}_files") if role in FILES else project_files(each)
     assert found
@@ -286,6 +350,7 @@ UNITS_OF = {
                 "name": f"redis-server@{name}.service",
                 "restart_after": [
                     f"/etc/redis/redis-{name}.conf",
+                    f"{UNITS}/redis-server@{name}.service.d/limits.conf",
                     *(f"/etc/redis/{file}" for file in ("users.acl", "identity.pem", "authorities.pem")),
                 ],
             }
@@ -313,7 +378,7 @@ UNITS_OF = {
         {
             "name": "nginx.service",
             "restart_after": [f"{UNITS}/nginx.service.d/sandbox.conf"],
-            "reload_after": ["/etc/nginx/conf.d/quintet.conf", "/etc/nginx/sites-enabled"],
+            "reload_after": ["/etc/nginx/conf.d/quintet.conf", "/etc/nginx/sites-enabled", "/etc/nginx/quintet.pem"],
         },
     ],
     "celery_worker": [
@@ -342,7 +407,7 @@ def test_units(each, role):
         ("web", "__web_files", {"web_sites": [{"project": "x", "directory": "/x", "release": "x"}]}),
         ("web", "__web_units", {"web_sites": [{"project": "x"}]}),
         ("celery_worker", "__celery_worker_files", {"celery_worker_workers": [{"project": "x", "directory": "/x"}]}),
-        ("postgresql", "__postgresql_owners", {"postgresql_databases": [{"name": "x"}]}),
+        ("postgresql", "__postgresql_roles", {"postgresql_roles": [{"name": "x"}]}),
     ],
 )
 def test_what_is_undefined_is_an_error_and_no_file_less(onebox, role, name, broken):
@@ -350,29 +415,40 @@ def test_what_is_undefined_is_an_error_and_no_file_less(onebox, role, name, brok
         evaluated(onebox, role, name, **broken)
 
 
-def test_owners_of_databases(each):
-    assert evaluated(each, "postgresql", "__postgresql_owners") == [
-        {"name": name, "password": password} for name, password in SECRETS["database_passwords"].items()
-    ]
+def test_roles_of_postgresql(each):
+    assert {role["name"]: role for role in evaluated(each, "postgresql", "__postgresql_roles")} == {
+        name: {"name": name, "password": password, "member_of": []}
+        for name, password in SECRETS["database_passwords"].items()
+    } | {"monitor": {"name": "monitor", "password": SECRETS["monitor_password"], "member_of": ["pg_monitor"]}}
 
 
 # -- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 PEER = ("local", "all", "postgres", "peer")
+MONITOR = ("hostssl", "postgres", "monitor", "127.0.0.1/32", "scram-sha-256")
 ADMITTED = {
     "onebox": {
         PEER,
+        MONITOR,
         ("hostssl", "producer", "producer", "127.0.0.1/32", "scram-sha-256"),
         ("hostssl", "service", "service", "127.0.0.1/32", "scram-sha-256"),
+        ("hostssl", "producer", "producer_owner", "127.0.0.1/32", "scram-sha-256"),
+        ("hostssl", "service", "service_owner", "127.0.0.1/32", "scram-sha-256"),
     },
     "quintet": {
         PEER,
+        MONITOR,
+        ("hostssl", "producer", "producer_owner", "10.213.171.13/32", "scram-sha-256"),
+        ("hostssl", "service", "service_owner", "10.213.171.14/32", "scram-sha-256"),
         ("hostssl", "producer", "producer", "10.213.171.13/32", "scram-sha-256"),
         ("hostssl", "producer", "producer", "10.213.171.14/32", "scram-sha-256"),
         ("hostssl", "service", "service", "10.213.171.14/32", "scram-sha-256"),
     },
     "wide": {
         PEER,
+        MONITOR,
+        ("hostssl", "producer", "producer_owner", "10.213.10.11/32", "scram-sha-256"),
+        ("hostssl", "service", "service_owner", "10.213.10.13/32", "scram-sha-256"),
         ("hostssl", "producer", "producer", "10.213.10.11/32", "scram-sha-256"),
         ("hostssl", "producer", "producer", "10.213.10.12/32", "scram-sha-256"),
         ("hostssl", "producer", "producer", "10.213.10.13/32", "scram-sha-256"),
@@ -385,7 +461,7 @@ ADMITTED = {
 
 
 @pytest.mark.parametrize("name", ADMITTED)
-def test_postgresql_admits_owners_from_their_hosts_and_nobody_else(request, name):
+def test_postgresql_admits_roles_from_their_hosts_and_nobody_else(request, name):
     [text] = render(request.getfixturevalue(name), "postgresql/quintet_hba.conf.j2")
     rules = [tuple(shlex.split(line)) for line in lines(text)]
     assert set(rules) == ADMITTED[name]
@@ -393,8 +469,8 @@ def test_postgresql_admits_owners_from_their_hosts_and_nobody_else(request, name
 
 
 def test_postgresql_admits_ipv6(quintet):
-    databases = [{"name": "x", "password": "x", "clients": ["fd00::1"]}]
-    [text] = render(quintet, "postgresql/quintet_hba.conf.j2", postgresql_databases=databases)
+    roles = [{"name": "x", "password": "x", "database": "x", "clients": ["fd00::1"]}]
+    [text] = render(quintet, "postgresql/quintet_hba.conf.j2", postgresql_roles=roles)
     assert 'hostssl "x" "x" fd00::1/128 scram-sha-256' in lines(text)
 
 
@@ -469,11 +545,11 @@ def test_haproxy_speaks_with_none_but_the_service_itself(quintet):
 
 
 def let_in(topology, host):
-    """Who is let in by a host's firewall, as (source or None, port)."""
+    """Who is let in by a host's firewall, as (source or None, port), or (source, "vrrp")."""
     [text] = render(topology, "hardening/firewall.nft.j2", host)
     assert "policy drop" in text
-    found = re.findall(r"^ +(?:ip6? saddr (\S+) )?tcp dport (\d+) accept$", text, re.MULTILINE)
-    return {(source or None, int(port)) for source, port in found}
+    found = re.findall(r"^ +(?:ip6? saddr (\S+) )?(?:tcp dport|meta l4proto) (\d+) accept$", text, re.MULTILINE)
+    return {(source or None, "vrrp" if port == "112" else int(port)) for source, port in found}
 
 
 def test_the_firewall_lets_in_whom_the_contract_names(quintet, onebox):
@@ -485,6 +561,91 @@ def test_the_firewall_lets_in_whom_the_contract_names(quintet, onebox):
     assert let_in(quintet, "web1") == {(None, 22), (None, 80)}
     assert let_in(quintet, "worker1") == {(None, 22)}
     assert let_in(onebox, "box1") == {(None, 22), (None, 80), ("10.213.88.1", 15672)}
+
+
+def test_web_hosts_behind_an_edge_are_for_it_alone(edged):
+    edges = ("10.213.10.11", "10.213.10.12")
+    assert let_in(edged, "edge1") == {(None, 22), (None, 80), (edges[1], "vrrp")}
+    assert let_in(edged, "edge2") == {(None, 22), (None, 80), (edges[0], "vrrp")}
+    assert let_in(edged, "web1") == {(None, 22), *((edge, 8080) for edge in edges)}
+
+
+def edge(topology, **more):
+    """The sections of HAProxy on an edge, as lists of their lines by their ports."""
+    services = topology.render("edge1", "haproxy_services", **more)
+    [text] = render(topology, "haproxy/haproxy.cfg.j2", "edge1", haproxy_services=services)
+    sections = re.findall(
+        r"^listen web\.quintet\.internal:(\d+)\n(.*?)(?:\n\n|\Z)", text + "\n", re.MULTILINE | re.DOTALL
+    )
+    assert "stats socket /run/haproxy/admin.sock mode 660 level admin" in text
+    return {int(port): [line.strip() for line in lines.splitlines()] for port, lines in sections}
+
+
+CHECK = "inter 1s fastinter 500ms downinter 1s fall 2 rise 1 check check-sni web.quintet.internal check-send-proxy"
+
+
+def test_an_edge_leads_to_web_hosts_that_are_well(edged):
+    found = edge(edged)
+    assert list(found) == [80]
+    servers = [line for line in found[80] if line.startswith("server")]
+    assert servers == [
+        f"server web1 10.213.10.13:8080 send-proxy-v2 {CHECK}",
+        f"server web2 10.213.10.14:8080 send-proxy-v2 {CHECK}",
+        "server web1-anyway 10.213.10.13:8080 send-proxy-v2 backup",
+        "server web2-anyway 10.213.10.14:8080 send-proxy-v2 backup",
+    ]
+    assert found[80][0] == "bind 0.0.0.0:80"
+    assert [line for line in found[80] if line.startswith("http-check")] == [
+        "http-check connect default",
+        "http-check send meth GET uri /healthz/live ver HTTP/1.1 hdr Host localhost",
+        "http-check expect status 200",
+    ]
+
+
+def test_an_edge_does_not_end_tls(edged):
+    found = edge(edged, application_url="https://app.example")
+    assert list(found) == [80, 443]
+    servers = [line for line in found[443] if line.startswith("server web1 ")]
+    assert servers == [f"server web1 10.213.10.13:8443 send-proxy-v2 {CHECK} check-ssl verify none"]
+    assert "http-check expect status 200-499" in found[80]
+    assert edged.render("edge1", "haproxy_identity") == "", "it has no certificate"
+
+
+def test_an_edge_on_a_web_host_has_the_services_of_both(edged):
+    names = [service["name"] for service in edged.render("edge1", "haproxy_services", app_hosts=["edge1"])]
+    assert names == [f"{name}.quintet.internal" for name in ("postgresql", "rabbitmq", "redis", "redis", "web")]
+    assert edged.render("edge1", "haproxy_identity", app_hosts=["edge1"]) == SECRETS["tls_identity"]
+
+
+def test_an_edge_asks_for_every_site_by_what_it_says_of_its_health(edged):
+    sites = [
+        {"name": "one", "web": {"prefix": "/shop", "health": {"path": "/up", "statuses": [200, 204]}}},
+        {"name": "two", "web": {}},
+        {"name": "three", "web": {"health": {"tcp": True}}},
+    ]
+    sites = [project(edged) | site | {"host_names": ["x"]} for site in sites]
+    found = edged.render("edge1", "edge_questions", projects=sites)
+    assert [line for line in found if "connect" not in line] == [
+        "http-check send meth GET uri /shop/up ver HTTP/1.1 hdr Host x",
+        "http-check expect status 200,204",
+        "http-check send meth GET uri / ver HTTP/1.1 hdr Host x",
+        "http-check expect status 200-499",
+    ]
+
+
+def test_hosts_of_an_edge_agree_on_who_has_its_address(edged):
+    first, second = (render(edged, "keepalived/keepalived.conf.j2", host)[0] for host in ("edge1", "edge2"))
+    for text, own, peer, priority in (
+        (first, "10.213.10.11", "10.213.10.12", 250),
+        (second, "10.213.10.12", "10.213.10.11", 249),
+    ):
+        words = text.split()
+        assert words[words.index("unicast_src_ip") + 1] == own
+        assert words[words.index("unicast_peer") + 2] == peer
+        assert words[words.index("priority") + 1] == str(priority)
+        assert words[words.index("virtual_ipaddress") + 2] == "10.213.10.250"
+    [alone] = render(edged, "keepalived/keepalived.conf.j2", keepalived_peers=[])
+    assert "unicast" not in alone
 
 
 def test_the_firewall_lets_in_what_a_site_names(quintet):
@@ -502,10 +663,19 @@ def test_the_firewall_speaks_ipv6(quintet):
     assert "ip saddr 192.0.2.0/24 tcp dport 99 accept" in text
 
 
+@pytest.mark.parametrize("template", ["keepalived/check.j2"])
+def test_scripts_of_the_edge_are_shell_scripts(edged, template, tmp_path):
+    (tmp_path / "script").write_text(render(edged, template)[0])
+    subprocess.run(["sh", "-n", tmp_path / "script"], check=True)
+
+
+def test_quintet_haproxy_is_python(edged):
+    compile(render(edged, "haproxy/quintet-haproxy.j2")[0], "quintet-haproxy", "exec")
+
+
 @pytest.mark.parametrize("role", ["postgresql", "rabbitmq", "web"])
 def test_the_distribution_s_units_are_in_the_sandbox(quintet, role):
-    [text] = render(quintet, f"{role}/sandbox.conf.j2")
-    service = unit(text)["Service"]
+    service = unit(render(quintet, f"{role}/sandbox.conf.j2")[0])["Service"]
     assert (service["ProtectSystem"], service["NoNewPrivileges"], service["ProtectHome"]) == ("strict", "yes", "yes")
     assert service["ReadWritePaths"]
     # nginx alone begins as root, and gives that up itself.
@@ -544,6 +714,158 @@ def test_redis_users(each):
     for name in NAMES:
         assert users[name].index("-@dangerous") > users[name].index("+@all")
         assert [rule for rule in users[name] if "select" in rule] == ["-select", "+select|0", "+select|1"]
+
+
+# -- Redis on several hosts -------------------------------------------------------------------------------------------
+
+DROP_INS = f"{UNITS}/redis-sentinel@quintet.service.d"
+
+
+def of_redis(ha, host, expression, **more):
+    """The value of an expression as the tasks of the role see it on a host."""
+    return templar(ha, host, "redis", **more).template(trust_as_template("{{ " + expression + " }}"))
+
+
+def derived(name):
+    """The password of a user that a group of hosts makes for itself."""
+    return hashlib.sha256(f"{SECRETS['redis_internal_password']} {name}".encode()).hexdigest()
+
+
+def test_redis_files_of_a_group_are_more_than_those_of_one_host(ha):
+    found = {file["path"]: file for file in of_redis(ha, "data2", "__redis_files")}
+    assert found.keys() - FILES["redis"].keys() == {
+        *(f"/etc/redis/{name}" for name in ("group.conf", "sentinel-quintet.conf", "sentinel.acl")),
+        *(f"{DROP_INS}/{name}.conf" for name in ("daemon", "limits")),
+        *(f"{UNITS}/redis-server@{name}.service.d/daemon.conf" for name in ("results", "cache")),
+    }
+    assert not FILES["redis"].keys() - found.keys()
+    # What has a password in it is neither shown nor for others.
+    for path, file in found.items():
+        text = file.get("content", "")
+        assert not any(derived(name) in text for name in ("replica", "sentinel", "operator")), path
+        assert path.startswith(UNITS) or file.get("mode") == "0640" or path.endswith("authorities.pem")
+    # What a daemon rewrites is not ours.
+    assert not [path for path in found if path.startswith("/var/")]
+
+
+def test_redis_of_a_group_restarts_in_order_and_sentinel_at_once(ha):
+    units = {unit["name"]: unit for unit in of_redis(ha, "data1", "__redis_units")}
+    assert list(units) == [
+        *("redis-server.service", "redis-server@results.service", "redis-server@cache.service"),
+        *("redis-sentinel.service", "redis-sentinel@quintet.service"),
+    ]
+    assert not any(units[f"redis-server@{name}.service"]["restart_after"] for name in ("results", "cache"))
+    assert units["redis-server.service"]["enabled"] is units["redis-sentinel.service"]["enabled"] is False
+    assert units["redis-sentinel@quintet.service"]["restart_after"] == [
+        *("/etc/redis/sentinel-quintet.conf", "/etc/redis/sentinel.acl", f"{DROP_INS}/daemon.conf"),
+        *("/etc/redis/identity.pem", "/etc/redis/authorities.pem"),
+    ]
+
+
+def test_redis_of_a_group_reads_its_own_file_first_and_ours_after_it(ha):
+    for name, text in zip(("results", "cache", "sentinel"), render(ha, "redis/daemon.conf.j2"), strict=True):
+        daemon = "sentinel" if name == "sentinel" else "server"
+        ours = "sentinel-quintet" if name == "sentinel" else f"redis-{name}"
+        assert unit(text)["Service"]["ExecStart"] == (
+            f"/usr/bin/redis-{daemon} /var/lib/redis/{name}.conf --include /etc/redis/{ours}.conf "
+            "--supervised systemd --daemonize no"
+        )
+
+
+def test_redis_of_a_group(ha):
+    group = pairs(render(ha, "redis/group.conf.j2", "data2")[0], " ")
+    assert group.items() >= {
+        ("tls-replication", "yes"),
+        ("min-replicas-to-write", "1"),
+        ("min-replicas-max-lag", "3"),
+        ("replica-announce-ip", ha.render("data2", "host_address")),
+        ("masteruser", "replica"),
+        ("masterauth", derived("replica")),
+    }
+    titles = set()
+    for host in ("data1", "data2", "data3"):
+        for text in render(ha, "redis/redis.conf.j2", host):
+            found = pairs(text, " ")
+            assert found["include"] == "/etc/redis/group.conf"
+            assert "replicaof" not in found
+            titles.add((found["tls-port"], found["proc-title-template"]))
+    # The same on all hosts, which is how they know of each other that they are done.
+    assert len(titles) == 2
+    assert all(re.fullmatch(r'"\{title\} \{listen-addr\} \{server-mode\} [0-9a-f]{12}"', title) for _, title in titles)
+
+
+def test_what_needs_a_restart_of_redis_is_in_its_title(ha):
+    def titles(**more):
+        return [one["title"] for one in of_redis(ha, "data1", "__redis_daemons", **more)]
+
+    def settings(**more):
+        return [one["settings"] for one in of_redis(ha, "data1", "__redis_group_instances", **more)]
+
+    instances = ha.render("data1", "redis_instances")
+    bigger = {"redis_instances": [instances[0] | {"maxmemory_mb": 9}, instances[1]]}
+    assert titles(**bigger) == titles()
+    assert settings(**bigger)[0]["maxmemory"] == 9 * 1024 * 1024
+    more = {"redis_settings": {"hz": 20, "maxmemory-policy": "volatile-lru"}}
+    assert not set(titles(**more)) & set(titles())
+    assert not any("maxmemory-policy" in one for one in settings(**more))
+    assert titles(redis_listen_addresses=["127.0.0.1"]) == titles()
+
+
+def test_users_of_redis_in_a_group(ha):
+    [text] = render(ha, "redis/users.acl.j2", "data3")
+    found = {line.split()[1]: line.split()[2:] for line in text.splitlines()}
+    assert found.keys() == {
+        *("default", "monitor", "producer", "service"),
+        *("replica", "sentinel", "operator", "probe"),
+    }
+    assert found["probe"] == ["on", "nopass", "+info|replication"]
+    assert [name for name, rules in found.items() if "nopass" in rules] == ["probe"]
+    for name in ("replica", "sentinel", "operator"):
+        assert found[name][:2] == ["on", "#" + hashlib.sha256(derived(name).encode()).hexdigest()]
+        assert not [rule for rule in found[name] if rule.startswith(("+@", "allcommands", "~", "allkeys"))]
+
+
+def test_sentinel(ha):
+    found = {}
+    for host in ("data1", "data2", "data3"):
+        text = lines(render(ha, "redis/sentinel.conf.j2", host)[0])
+        found[host] = text
+        ours = pairs("\n".join(line for line in text if not line.startswith("sentinel ")), " ")
+        assert (ours["port"], ours["tls-port"]) == ("0", "26379")
+        assert (ours["tls-auth-clients"], ours["tls-replication"]) == ("yes", "yes")
+        # Who is master is for the daemon to know.
+        assert not [line for line in text if line.startswith(("sentinel monitor", "sentinel known"))]
+        assert f"sentinel announce-ip {ha.render(host, 'host_address')}" in text
+        for name in ("results", "cache"):
+            assert {
+                f"sentinel down-after-milliseconds {name} 3000",
+                f"sentinel failover-timeout {name} 15000",
+                f"sentinel parallel-syncs {name} 1",
+                f"sentinel auth-user {name} sentinel",
+                f"sentinel auth-pass {name} {derived('sentinel')}",
+            } <= set(text)
+    myids = [line.split()[2] for text in found.values() for line in text if line.startswith("sentinel myid")]
+    assert len(set(myids)) == 3
+    assert {len(one) for one in myids} == {40}
+
+
+def test_haproxy_goes_to_the_master_of_redis(ha):
+    [text] = render(ha, "haproxy/haproxy.cfg.j2", "web1")
+    for port in (6379, 6380):
+        section = re.search(rf"listen redis\.quintet\.internal:{port}\n(.*?)(?=\n\n|\Z)", text, re.DOTALL)[1]
+        servers = re.findall(r"server (\w+) \S+ (.*)", section)
+        assert [name for name, _ in servers] == ["data1", "data2", "data3"]
+        assert all(" check " in words + " " for _, words in servers)
+        assert "AUTH\\ probe\\ probe" in section
+        assert "role:master" in section
+
+
+def test_flows_between_hosts_of_redis(ha):
+    others = {ha.render(host, "host_address") for host in ("data1", "data3")}
+    rules = {rule["port"]: set(rule["sources"]) for rule in ha.render("data2", "open_ports") if "sources" in rule}
+    assert rules[26379] == others
+    assert rules[6379] > others
+    assert rules[6380] > others
 
 
 # -- RabbitMQ ---------------------------------------------------------------------------------------------------------
@@ -593,6 +915,7 @@ def test_rabbitmq_keeps_the_cluster_to_itself(each):
     assert words["USE_LONGNAME"] == "true"
     assert words["ERL_EPMD_ADDRESS"] == "127.0.0.1"
     assert words["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] == "-kernel inet_dist_use_interface {127,0,0,1}"
+    assert words["RABBITMQ_CTL_ERL_ARGS"] == ""
     [socket] = render(each, "rabbitmq/epmd.socket.j2")
     assert unit(socket)["Socket"]["ListenStream"] == "127.0.0.1:4369"
 
@@ -678,6 +1001,12 @@ def test_quintet_manage_runs_a_command_in_a_release(onebox, tmp_path, arguments,
         command[4:] = ["--module", "gunicorn", "--unit", "try.service", "app", "flush"]
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
         assert ran[-3:] == ["-m", "gunicorn", "flush"]
+        # Or one on standard input.
+        command[4:] = ["--module", "-", "app", "plan"]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert ran[-3:] == [f"{home}/releases/r1/venv/bin/python", "-", "plan"]
+        command[4:] = ["--module", "gunicorn", "--unit", "try.service", "app", "flush"]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
         assert "--unit=try.service" in ran
 
 
@@ -857,7 +1186,150 @@ def test_nginx_serves_a_site_with_every_key(onebox):
     assert ("proxy_set_header", "Upgrade $http_upgrade") in server
     assert "map $http_upgrade $quintet_connection {" in text
     assert "/current/static/" not in text
-    assert re.findall(r"location (\S+) \{", text) == ["@too_large", "/shop/media/", "/shop/"]
+    assert re.findall(r"location (\S+) \{", text) == ["@too_large", "@too_many", "/shop/media/", "/shop/"]
+
+
+def test_nginx_limits_what_a_site_limits(onebox):
+    limits = [{"path": "/login/", "per_minute": 10}, {"path": "/token", "per_minute": 60, "burst": 9}]
+    site = SITES[0] | {"prefix": "/shop", "interface": "asgi", "limits": limits}
+    [text] = render(onebox, "web/nginx.conf.j2", web_sites=[site])
+    [server] = servers(text)
+    assert "limit_req_zone $quintet_sender zone=one_1:1m rate=10r/m;" in text
+    assert "limit_req_zone $quintet_sender zone=one_2:1m rate=60r/m;" in text
+    assert [value for name, value in server if name == "limit_req"] == [
+        "zone=one_1 burst=5 nodelay",
+        "zone=one_2 burst=9 nodelay",
+    ]
+    # What is taken off is the prefix, and not the path that is limited.
+    assert [value for name, value in server if name == "proxy_pass"] == [
+        "http://one/login/",
+        "http://one/token",
+        "http://one/",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("site", "open_paths"),
+    [
+        ({}, ""),
+        ({"health": {"path": "/live"}}, "|/live"),
+        (
+            {"health": {"path": "/live.txt"}, "open_paths": ["/health"], "prefix": "/shop"},
+            r"|/shop/health|/shop/live\.txt",
+        ),
+    ],
+)
+def test_nginx_has_people_wait_but_not_for_what_must_answer(onebox, site, open_paths):
+    exempt = ["192.0.2.7"]
+    [text] = render(onebox, "web/nginx.conf.j2", web_sites=[SITES[0] | site], web_maintenance_exempt=exempt)
+    assert (
+        "geo $remote_addr $quintet_visitor {\n    default 1;\n    127.0.0.0/8 0;\n    ::1 0;\n    192.0.2.7 0;" in text
+    )
+    assert f'if ($uri ~ "^(/quintet-maintenance.html${open_paths})") {{' in text
+    assert "if (!-f /etc/nginx/quintet-maintenance.html) {" in text
+
+
+HTTPS = {"web_https_port": 443, "web_identity": "-- pem --", "web_hsts": "max-age=100"}
+
+
+def test_nginx_has_nothing_in_the_clear_but_the_way_to_https(onebox):
+    stranger, clear, one, two = servers(render(onebox, "web/nginx.conf.j2", web_sites=SITES, **HTTPS)[0])
+    assert stranger == [("listen", "80 default_server"), ("server_tokens", "off"), ("return", "400")]
+    assert ("server_name", "a.example b.example c.example") in clear
+    assert ("return", "308 https://$host$request_uri") in clear
+    for server, listen in ((one, "443 ssl default_server"), (two, "443 ssl")):
+        assert ("listen", listen) in server
+        assert ("ssl_certificate", "/etc/nginx/quintet.pem") in server
+        assert ("ssl_protocols", "TLSv1.2 TLSv1.3") in server
+        # Of the application, of static files and of maintenance; what the application says itself is not said twice.
+        assert server.count(("add_header", 'Strict-Transport-Security "max-age=100" always')) == 3
+        assert ("proxy_hide_header", "Strict-Transport-Security") in server
+    [text] = render(onebox, "web/nginx.conf.j2", web_sites=SITES, **HTTPS | {"web_https_port": 8443, "web_hsts": ""})
+    assert "https://$host:8443$request_uri" in text
+    assert "Strict-Transport-Security" not in text
+
+
+def test_nginx_believes_trusted_proxies_alone(onebox):
+    [text] = render(onebox, "web/nginx.conf.j2", web_trusted_proxies=["192.0.2.0/24"])
+    [server] = servers(text)
+    assert ("set_real_ip_from", "192.0.2.0/24") in server
+    assert ("proxy_set_header", "X-Forwarded-Proto $quintet_scheme") in server
+    assert "    192.0.2.0/24 1;" in text
+    [server] = servers(render(onebox, "web/nginx.conf.j2")[0])
+    assert ("proxy_set_header", "X-Forwarded-Proto $scheme") in server
+    assert not [value for name, value in server if "real_ip" in name]
+
+
+def test_nginx_behind_an_edge_knows_who_asks(edged):
+    [text] = render(edged, "web/nginx.conf.j2")
+    [server] = servers(text)
+    assert [value for name, value in server if name == "listen"] == [
+        "8080 proxy_protocol default_server",
+        "127.0.0.1:8080 default_server",
+    ]
+    assert [value for name, value in server if name == "set_real_ip_from"] == ["10.213.10.11", "10.213.10.12"]
+    assert ("real_ip_header", "proxy_protocol") in server
+    stranger, clear, site = servers(render(edged, "web/nginx.conf.j2", **HTTPS | {"web_https_port": 8443})[0])
+    for server in (stranger, clear, site):
+        assert ("real_ip_header", "proxy_protocol") in server
+        assert ("access_log", "/var/log/nginx/access.log combined if=$quintet_logged") in server
+    assert ("listen", "8080 proxy_protocol default_server") in stranger
+    assert ("listen", "127.0.0.1:8080") in clear
+    assert ("return", "308 https://$host$request_uri") in clear, "people know another port"
+    assert ("listen", "8443 proxy_protocol ssl default_server") in site
+
+
+def test_nginx_behind_an_edge_believes_trusted_proxies_that_the_edge_names(edged):
+    [text] = render(edged, "web/nginx.conf.j2", web_trusted_proxies=["192.0.2.0/24"])
+    [server] = servers(text)
+    assert [value for name, value in server if name == "set_real_ip_from"] == ["10.213.10.11", "10.213.10.12"]
+    assert "geo $remote_addr $quintet_trusted {" in text
+    assert "    default $quintet_client;\n    GET" in text
+    assert ("proxy_set_header", "X-Forwarded-For $quintet_client") in server
+    [pattern] = re.findall(r'"~(.*)" \$quintet_last;', text)
+    for said, address in {
+        "1:198.51.100.7": "198.51.100.7",
+        "1:203.0.113.9, 198.51.100.7": "198.51.100.7",
+        "1:2001:db8::1,2001:db8::7": "2001:db8::7",
+        "0:203.0.113.9": None,
+        "1:": None,
+        "1:evil": None,
+    }.items():
+        found = re.search(pattern.replace("?<", "?P<"), said)
+        assert (found and found["quintet_last"]) == address, said
+
+
+ACME = HTTPS | {
+    "web_acme": {"directory": "https://acme.example/dir", "email": "a@b.example", "authorities": "-- ca --"}
+}
+
+
+def test_acme_is_asked_for_each_name_and_until_it_answers_there_is_a_certificate(onebox):
+    [text] = render(onebox, "web/acme.service.j2", web_sites=SITES, **ACME)
+    assert "\n  --domain a.example --domain b.example --domain c.example\n" in text
+    for option in ("--server https://acme.example/dir", "--email a@b.example", "REQUESTS_CA_BUNDLE="):
+        assert option in text
+    [text] = render(onebox, "web/acme.service.j2", web_sites=SITES, **HTTPS | {"web_acme": {"email": "a@b.example"}})
+    assert "--server" not in text
+    assert "REQUESTS_CA_BUNDLE" not in text
+    _, clear, one, _ = servers(render(onebox, "web/nginx.conf.j2", web_sites=SITES, **ACME)[0])
+    assert ("root", "/var/lib/quintet-acme") in clear
+    assert ("ssl_certificate", "/etc/nginx/quintet-acme.pem") in one
+    # Nobody but ACME writes what it has got.
+    files = {
+        file["path"]: file
+        for file in evaluated(
+            onebox, "web", "__web_files", web_sites=[site | {"release": "x"} for site in SITES], **ACME
+        )
+    }
+    assert "/etc/nginx/quintet-acme.pem" not in files
+    assert files["/etc/nginx/quintet.pem"] == {
+        "path": "/etc/nginx/quintet.pem",
+        "mode": "0600",
+        "secret": "-- pem --\n",
+    }
+    units = [unit["name"] for unit in evaluated(onebox, "web", "__web_units", web_sites=SITES, **ACME)]
+    assert units[-2:] == ["nginx.service", "quintet-acme.service"]
 
 
 def test_nginx_has_one_server_for_sites_of_one_name(onebox):

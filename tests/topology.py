@@ -71,11 +71,10 @@ class Topology:
         return self.templar(host, **more).template(trust_as_template("{{ " + expression + " }}"))
 
     def backend(self, host):
-        """The host as testinfra reaches it, over the connection of the inventory."""
-        connection = self.render(host, "ansible_connection | default('ssh')").rpartition(".")[2]
+        """The host as testinfra reaches it: a container as such, also where a deploy comes by SSH, or else over SSH."""
+        if node := self.render(host, "node_name | default('')"):
+            return f"docker://{node}"
         address = self.render(host, "ansible_host | default(inventory_hostname)")
-        if connection == "docker":
-            return f"docker://{address}"
         user = self.render(host, "ansible_user | default('')")
         return f"ssh://{user + '@' if user else ''}{address}?sudo=true"
 

@@ -3,13 +3,19 @@
 The stack is the one of the inventory in ANSIBLE_INVENTORY (and QUINTET_STACK), as Molecule sets them.
 """
 
+import contextlib
 import json
+import os
 import re
 import shlex
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import docker
+import requests
 import testinfra
+from requests.adapters import HTTPAdapter
 
 from tests.topology import ROOT, Topology
 
@@ -23,9 +29,58 @@ def contract(expression, host=FIRST, **more):
     return TOPOLOGY.render(host, expression, **more)
 
 
+# Where people find the application: by the address of its edge or else of its first host, and by a name.
+NAME = contract("app_hostnames[0]")
+BASE = f"{'https' if contract('https_here') else 'http'}://{contract('front_address')}:{contract('edge_ports[-1]')}"
+
+
+class Named(HTTPAdapter):
+    """Reaches a host by its address, and insists on a certificate for the name."""
+
+    def init_poolmanager(self, *arguments, **more):
+        super().init_poolmanager(*arguments, server_hostname=NAME, assert_hostname=NAME, **more)
+
+
+def visitor():
+    """A session of requests to BASE, as those of somebody who asks for NAME and trusts our authority."""
+    session = requests.Session()
+    session.trust_env = False
+    session.headers["Host"] = NAME
+    session.verify = f"{contract('secrets_dir')}/tls/authorities.pem"
+    session.mount("https://", Named())
+    return session
+
+
 def node(name):
     """A host, by its inventory name."""
     return testinfra.get_host(TOPOLOGY.backend(name))
+
+
+def together(names, command):
+    """Run a command on several hosts at once: some daemons start only when most of their peers do."""
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: node(name).check_output(command), names))
+
+
+def container(name):
+    """The container that a host is, by its inventory name."""
+    return docker.from_env().containers.get(contract("node_name", name))
+
+
+@contextlib.contextmanager
+def killed(name):
+    """A host without power, for a while; its disk stays."""
+    container(name).kill()
+    try:
+        yield
+    finally:
+        container(name).start()
+
+
+def exposure(host, unit):
+    """systemd's measure of a unit's rights: 0 has none at all, and 10 all of them."""
+    words = node(host).check_output("systemd-analyze security --no-pager %s | tail -n 1", unit)
+    return float(re.search(r"exposure level .*: ([\d.]+)", words)[1])
 
 
 def python_of(project, host, source, **arguments):
@@ -42,11 +97,20 @@ def manage(host, *command):
     return json.loads(result.stdout)
 
 
+def playbook_command(path, *arguments, extra=None):
+    """The words with which an operator runs a playbook."""
+    words = ["ansible-playbook", *(f"--inventory={source}" for source in TOPOLOGY.sources)]
+    return [*words, str(ROOT / "playbooks" / path), *arguments, "--extra-vars", json.dumps(extra or {})]
+
+
+# Tests read what a playbook says; Molecule asks for colors wherever CI is set, which would stand between the words.
+PLAIN = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+
+
 def playbook(path, *arguments, extra=None):
     """Run a playbook as an operator would; gives the finished process."""
-    command = ["ansible-playbook", *(f"--inventory={source}" for source in TOPOLOGY.sources)]
-    command += [str(ROOT / "playbooks" / path), *arguments, "--extra-vars", json.dumps(extra or {})]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    command = playbook_command(path, *arguments, extra=extra)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=PLAIN)
 
 
 def deploy(*arguments, limit=None, extra=None):

@@ -1,115 +1,189 @@
 """A steady stream of jobs, with a log of each intent and each answer, and what must be true of them afterwards."""
 
+import contextlib
+import heapq
+import itertools
+import json
+import os
+import random
+import tempfile
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 
 import requests
 
-from verify import TOPOLOGY, contract, eventually, node
+from verify import BASE, TOPOLOGY, check, contract, eventually, node, visitor
+from verify.tiers import sql
 
-BASE = f"http://{contract('host_address')}:{contract('http_port')}"
-HOST = {"Host": contract("app_hostnames")[0]}
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS, CONNECT_SECONDS = 20, 3
+# Until the second try, which is the only one that counts as a retry; then twice as long each time, up to the last.
+PAUSE_SECONDS, LAST_PAUSE_SECONDS, PATIENCE_SECONDS = 0.5, 4, 60
+MOST_AT_ONCE = 1000
 DATABASE = TOPOLOGY.hosts("postgresql")[0]
 BROKER = TOPOLOGY.hosts("rabbitmq")[0]
 
 
+class Log:
+    """A file of JSON lines, each of which is on the disk before `write` returns."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._file = self.path.open("a")
+        self._lock = threading.Lock()
+
+    def write(self, **entry):
+        """Append an entry, with the time (`at`, of the wall clock, in seconds) unless it has one."""
+        with self._lock:
+            self._file.write(json.dumps({"at": time.time()} | entry) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+
 @dataclass
 class Intent:
-    """One job that a client wants, and what became of it. The key says that a second try means the same job."""
+    """What a client wants, and what became of it. The key says that a second try means the same job.
 
-    words: tuple
-    work_seconds: int
+    `what` is `job`, `delayed` (a job that a worker gets later), `again` (a job that was accepted, by its key, as
+    somebody sends it who did not hear the answer) or `read` (of a job that was accepted).
+    """
+
+    number: int
+    what: str
+    words: tuple = ()
+    work_seconds: int = 0
+    delay_seconds: int = 0
     key: str = field(default_factory=lambda: str(uuid.uuid4()))
     job: str = ""
     answers: list = field(default_factory=list)  # (seconds, status or the name of an error)
 
 
 class Stream:
-    """Clients that post jobs, `per_second` in all, within its `with`. One that is refused tries again, with its key."""
+    """An open loop within its `with`: so many requests a second, whether or not those before have been answered.
 
-    def __init__(self, per_second=6, clients=3, work_seconds=1):
-        """Every fourth job takes so long, so that there is always one to interrupt."""
-        self.intents = []
-        self._pause = clients / per_second
+    One that fails is tried again, with its key, for a minute. `log` has a line for each intent, written before it is
+    sent, and one for each answer: see `check` for their form.
+    """
+
+    def __init__(self, per_second=6, work_seconds=1, *, reads=0, delayed=0, again=0, log=None, name="", seed=0):
+        """Jobs, reads, delayed jobs and repeated ones, each per second.
+
+        Every fourth job takes `work_seconds`, so that there is always one to interrupt. `name` begins the keys and the
+        words of all jobs.
+        """
+        self.name = name or f"stream-{uuid.uuid4().hex[:8]}"
+        self.log = Log(log or Path(tempfile.mkdtemp(prefix="quintet-")) / f"{self.name}.jsonl")
+        self.intents, self.others = [], []
+        self._rates = {"job": per_second, "delayed": delayed, "again": again, "read": reads}
         self._work_seconds = work_seconds
+        self._numbers, self._chance = itertools.count(), random.Random(seed)
+        self._sessions = deque()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(clients)]
+        self._pool = ThreadPoolExecutor(MOST_AT_ONCE)
+        self._main = threading.Thread(target=self._run)
 
     def __enter__(self):
         """Begin, and wait until the first jobs are accepted."""
-        for thread in self._threads:
-            thread.start()
-        eventually(lambda: len(self.accepted) >= len(self._threads), 20)
+        self.began = datetime.now(UTC)
+        self._main.start()
+        eventually(lambda: len(self.accepted) >= 3, 20)
         return self
 
     def __exit__(self, *failure):
         """Stop asking for more; what is under way is answered, or refused for good."""
         self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self._main.join()
+        self._pool.shutdown()
 
     @property
     def accepted(self):
-        """The intents that were accepted."""
+        """The jobs that were accepted, as intents."""
         return [intent for intent in self.intents if intent.job]
 
     @property
     def answers(self):
         """Each answer that a client got: (seconds, status or error)."""
-        return [answer for intent in self.intents for answer in intent.answers]
+        return [answer for intent in self.intents + self.others for answer in intent.answers]
 
-    def _run(self, number):
-        with requests.Session() as session:
-            count = 0
-            while not self._stop.is_set():
-                count += 1
-                intent = Intent((f"client{number}", f"job{count}"), self._work_seconds if count % 4 == 0 else 0)
-                self.intents.append(intent)
-                deadline = time.monotonic() + 60
-                while not self._post(session, intent) and time.monotonic() < deadline:
-                    time.sleep(0.5)
-                self._stop.wait(self._pause)
+    def _run(self):
+        began = time.monotonic()
+        due = [(1 / rate, 1 / rate, what) for what, rate in self._rates.items() if rate]
+        heapq.heapify(due)
+        while not self._stop.wait(max(0, began + due[0][0] - time.monotonic())):
+            at, pause, what = due[0]
+            heapq.heapreplace(due, (at + pause, pause, what))
+            if intent := self._intent(what):
+                self._pool.submit(self._ask, intent)
 
-    def _post(self, session, intent):
+    def _intent(self, what):
+        number = next(self._numbers)
+        if what in ("job", "delayed"):
+            intent = Intent(number, what, (self.name, f"job{number}"), key=f"{self.name}-{number}")
+            if what == "delayed":
+                intent.delay_seconds = self._chance.randint(2, 10)
+            elif len(self.intents) % 4 == 3:
+                intent.work_seconds = self._work_seconds
+            self.intents.append(intent)
+            return intent
+        if not (accepted := self.accepted):
+            return None
+        of = self._chance.choice(accepted)
+        intent = Intent(number, what, of.words, of.work_seconds, of.delay_seconds, of.key)
+        if what == "read":
+            intent.job = of.job
+        self.others.append(intent)
+        return intent
+
+    def _ask(self, intent):
+        wanted = {name: getattr(intent, name) for name in ("what", "key", "words", "work_seconds", "delay_seconds")}
+        self.log.write(intent=intent.number, **wanted, **({"job": intent.job} if intent.what == "read" else {}))
+        pause, deadline = PAUSE_SECONDS, time.monotonic() + PATIENCE_SECONDS
+        while not self._try(intent) and time.monotonic() < deadline:
+            time.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE_SECONDS)
+
+    def _try(self, intent):
+        began, job = time.monotonic(), ""
+        session = self._sessions.pop() if self._sessions else visitor()
+        try:
+            answer = self._send(session, intent)
+            outcome = answer.status_code
+            if fine := outcome in (200, 202):
+                job = answer.json()["id"]
+        except requests.RequestException as exc:
+            outcome, fine = type(exc).__name__, False
+        self._sessions.append(session)
+        seconds = time.monotonic() - began
+        self.log.write(answer=intent.number, seconds=round(seconds, 4), outcome=outcome, job=job)
+        intent.answers.append((seconds, outcome))
+        if fine:
+            intent.job = job
+        return fine
+
+    def _send(self, session, intent):
+        timeout = (CONNECT_SECONDS, TIMEOUT_SECONDS)
+        if intent.what == "read":
+            return session.get(f"{BASE}/api/jobs/{intent.job}", timeout=timeout)
         first, second = intent.words
         content = {"first": first, "second": second, "work_seconds": intent.work_seconds}
-        started = time.monotonic()
-        try:
-            answer = session.post(
-                f"{BASE}/api/jobs",
-                json=content,
-                headers=HOST | {"Idempotency-Key": intent.key},
-                timeout=TIMEOUT_SECONDS,
-            )
-        except requests.RequestException as exc:
-            intent.answers.append((time.monotonic() - started, type(exc).__name__))
-            return False
-        intent.answers.append((time.monotonic() - started, answer.status_code))
-        if answer.status_code in (200, 202):
-            intent.job = answer.json()["id"]
-        return bool(intent.job)
+        if intent.delay_seconds:
+            content["delay_seconds"] = intent.delay_seconds
+        headers = {"Idempotency-Key": intent.key}
+        return session.post(f"{BASE}/api/jobs", json=content, headers=headers, timeout=timeout)
 
 
-def results():
-    """The results file, as anybody can get it: job -> list of results, which should have one element."""
-    answer = requests.get(f"{BASE}/results.txt", headers=HOST, timeout=TIMEOUT_SECONDS)
-    answer.raise_for_status()
-    found = {}
-    for line in answer.text.splitlines():
-        _, job, _, _, result = line.split("\t")
-        found.setdefault(job, []).append(result)
-    return found
-
-
-def effects():
-    """How often the service had its effect: job -> count."""
-    query = "COPY (SELECT task_id, count(*) FROM joining_joined GROUP BY task_id) TO STDOUT"
-    rows = node(DATABASE).check_output(f'runuser -u postgres -- psql --no-psqlrc --quiet service --command "{query}"')
-    return {job: int(count) for job, count in (row.split("\t") for row in rows.splitlines())}
+ROWS = """
+SELECT json_build_object('key', idempotency_key, 'id', id, 'state', state, 'result', result,
+'created_at', extract(epoch FROM created_at), 'started_at', extract(epoch FROM started_at),
+'finished_at', extract(epoch FROM finished_at), 'delay_seconds', delay_seconds, 'work_seconds', work_seconds)
+FROM jobs_job WHERE idempotency_key LIKE '{name}-%'
+"""
+EFFECTS = "SELECT task_id, count(*) FROM joining_joined WHERE text LIKE '{name} es %' GROUP BY task_id"
 
 
 def messages():
@@ -120,32 +194,53 @@ def messages():
     return {name: int(count) for name, count in (row.split("\t") for row in rows.splitlines())}
 
 
+def evidence(stream):
+    """What each place says about the jobs of a stream: servers of PostgreSQL, results.txt, the files, the queues."""
+    rows, effects = {}, {}
+    for replica in TOPOLOGY.hosts("postgresql"):
+        found = map(json.loads, sql(replica, ROWS.format(name=stream.name), "producer").splitlines())
+        rows[replica] = {row["key"]: row for row in found}
+        counts = (line.split("|") for line in sql(replica, EFFECTS.format(name=stream.name), "service").splitlines())
+        effects[replica] = {job: int(count) for job, count in counts}
+    since = {"since": stream.began.isoformat()}
+    answer = visitor().get(f"{BASE}/results.txt", params=since, timeout=TIMEOUT_SECONDS)
+    answer.raise_for_status()
+    # Each line is in the file of one worker.
+    files = [
+        node(host).run(f"grep -F {stream.name} /var/lib/producer/results.txt").stdout
+        for host in TOPOLOGY.hosts("worker")
+    ]
+    texts = {"results.txt": answer.text, "the workers' files": "\n".join(files)}
+    lines = {place: {} for place in texts}
+    for place, text in texts.items():
+        for line in filter(None, text.splitlines()):
+            _, job, _, _, result = line.split("\t")
+            lines[place].setdefault(job, []).append(result)
+    return check.Evidence(rows, effects, lines, messages())
+
+
+def findings(stream, seconds=90):
+    """What the checker finds, once nothing is missing any more, or after so many seconds."""
+    entries, found = check.read(stream.log.path), None
+
+    def nothing_missing():
+        nonlocal found
+        found = check.judge(entries, evidence(stream))
+        return not (found.lost or found.left)
+
+    with contextlib.suppress(Exception):
+        eventually(nothing_missing, seconds)
+    assert found, "nobody can be asked"
+    return found
+
+
 def assert_nothing_lost(stream, *, slowest, refused=(), seconds=90):
     """Each accepted job was done, exactly once; no answer took longer than `slowest` seconds; no queue has any left.
 
     `refused` are the answers that a client may get besides, because a fault leaves no other.
     """
-    wanted = {intent.job: " es ".join(intent.words) for intent in stream.accepted}
-    assert len(wanted) == len(stream.accepted) == len(stream.intents), "a job was not accepted, or two were one"
-
-    def all_done():
-        missing = wanted.keys() - results().keys()
-        assert not missing, f"{len(missing)} of {len(wanted)} accepted jobs are not done, as {sorted(missing)[:3]}"
-        return True
-
-    eventually(all_done, seconds)
-    found = results()
-    assert {job: found[job] for job in wanted} == {job: [result] for job, result in wanted.items()}
-    count = effects()
-    wrong = {job: count.get(job, 0) for job in wanted if count.get(job) != 1}
-    assert not wrong, f"not done exactly once: {wrong}"
-    kinds = Counter(answer for _, answer in stream.answers)
-    assert kinds.keys() <= {200, 202, *refused}, kinds
-    assert max(took for took, _ in stream.answers) < slowest
-
-    def nothing_left():
-        left = {queue: count for queue, count in messages().items() if count}
-        assert not left, f"left in queues: {left}"
-        return True
-
-    eventually(nothing_left, 30)
+    assert len(stream.accepted) == len(stream.intents), "a job was not accepted"
+    found = findings(stream, seconds)
+    assert not found.wrong, found
+    assert found.outcomes.keys() <= set(refused), found
+    assert found.slowest < slowest, found

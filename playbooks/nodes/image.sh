@@ -6,7 +6,7 @@ set -euo pipefail
 
 release=${NODE_RELEASE:-trixie}
 base=${NODE_BASE_IMAGE:-}
-packages=(ca-certificates dbus iproute2 python3 python3-apt sudo systemd systemd-sysv)
+packages=(ca-certificates dbus iproute2 openssh-server python3 python3-apt sudo systemd systemd-sysv)
 certificates=/usr/local/share/ca-certificates # nodes trust what this machine trusts
 recipe=$(cd "$(dirname "$0")" && pwd)
 

@@ -3,7 +3,9 @@
 import re
 
 # Whatever else stands in braces, JSON for example, is the project's own.
-PLACEHOLDER = re.compile(r"\{((?:database|broker|results|cache)\.\w+|secret_key|hosts|state|files|authorities)\}")
+PLACEHOLDER = re.compile(
+    r"\{((?:database|broker|results|cache)\.\w+|secret_key|https|local_url|hosts|state|files|authorities)\}"
+)
 
 
 def fill(environment, values):

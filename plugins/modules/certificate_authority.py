@@ -49,6 +49,7 @@ made:
 
 import datetime
 import fcntl
+import ipaddress
 import os
 import re
 
@@ -100,10 +101,19 @@ def as_pem(certificate, key):
     )
 
 
+def general_name(name):
+    """A name as a certificate has it: of a host, or an address."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
 def names_of(certificate):
-    """The DNS names that a certificate is for."""
-    extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    return set(extension.value.get_values_for_type(x509.DNSName))
+    """The names and addresses that a certificate is for."""
+    return {
+        str(name.value) for name in certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    }
 
 
 class Store:
@@ -191,7 +201,7 @@ class Store:
                 continue
             key = ec.generate_private_key(ec.SECP256R1())
             extensions = [
-                (x509.SubjectAlternativeName([x509.DNSName(one) for one in names]), False),
+                (x509.SubjectAlternativeName([general_name(one) for one in names]), False),
                 (x509.BasicConstraints(ca=False, path_length=None), True),
                 (usage("digital_signature"), True),
                 (

@@ -10,6 +10,8 @@ description:
   - A unit whose process is older than a file that it reads is restarted, or reloaded. That is decided from the state of
     the host, not from what this run happened to change, so that a deploy killed between writing a file and restarting
     its reader is put right by the next one. A handler forgets.
+  - Whoever wants a unit to stay stopped puts a file of its name into C(/etc/quintet/paused). Until that is gone it is
+    disabled, whatever C(enabled) says, with a warning.
   - One call does what would be two tasks a file and one a unit, and each task costs a third of a second.
 options:
   files:
@@ -46,11 +48,28 @@ options:
         type: list
         elements: path
         default: []
+      before_restart:
+        description: >-
+          A command that must succeed before the unit is restarted. It may wait, until the other members of a cluster
+          can do without this one.
+        type: list
+        elements: str
+        default: []
   owner:
     description: >-
       Who wants these units. Unit files in /etc/systemd/system with the line C(X-Quintet=) and this name that are not
       among C(files) are nobody's any more: last of all, what they run is stopped, and they are removed.
     type: str
+  one_at_a_time:
+    description: >-
+      A name, such as a cluster's. Of the hosts that give the same, one after the other restarts what it must; who comes
+      next waits until the units of the one before are up. What does not run is started at once.
+    type: str
+    default: ""
+  restart:
+    description: Whether units may be restarted now. If not, and one must be, the answer has C(waits).
+    type: bool
+    default: true
 author: Quintet
 """
 
@@ -70,6 +89,10 @@ actions:
   description: What was done, in order, such as C(write /etc/nginx/conf.d/site.conf) or C(restart nginx.service).
   type: list
   returned: always
+waits:
+  description: Whether a unit must still be restarted, which C(restart) did not permit.
+  type: bool
+  returned: always
 """
 
 import grp
@@ -82,6 +105,7 @@ from ansible.module_utils.basic import AnsibleModule
 UNITS = "/etc/systemd/system"
 # When a unit was last told to reload. On tmpfs, as a unit does not outlive a reboot either.
 RELOADS = "/run/quintet/reloaded"
+PAUSED = "/etc/quintet/paused"
 # In this order, each for all units that need it.
 VERBS = ("disable", "stop", "enable", "restart", "start", "reload")
 PROPERTIES = "Id,LoadState,UnitFileState,ActiveState,NeedDaemonReload,ExecMainStartTimestamp,ActiveEnterTimestamp"
@@ -195,6 +219,7 @@ class Host:
         self.module = module
         self.actions = []
         self.diffs = []
+        self.waits = False
 
     def write(self, file):
         path, found, want = file["path"], observed(file["path"]), wanted(file)
@@ -234,10 +259,15 @@ class Host:
         blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in out.strip().split("\n\n")]
         return dict(zip(names, blocks, strict=True))
 
-    def do(self, verb, names):
+    def do(self, verb, names, guards=()):
         self.actions += [f"{verb} {name}" for name in names]
         if self.module.check_mode or not names:
             return
+        for command in guards:
+            code, out, err = self.module.run_command(command)
+            if code:
+                message = f"{' '.join(names)} was not restarted: {' '.join(command)}: {err.strip() or out.strip()}"
+                self.module.fail_json(msg=message, actions=self.actions)
         self.systemctl(verb, *names)
         if verb == "reload":
             os.makedirs(RELOADS, exist_ok=True)
@@ -245,7 +275,15 @@ class Host:
                 with open(os.path.join(RELOADS, name), "w"):
                     pass
 
-    def bring(self, units):
+    def without_paused(self, units):
+        """The units as wanted, but for those that somebody has paused."""
+        paused = [unit["name"] for unit in units if os.path.exists(os.path.join(PAUSED, unit["name"]))]
+        if paused:
+            self.module.warn(f"Paused, and left so: {', '.join(paused)}. A file of that name in {PAUSED} says so.")
+        return [unit | {"enabled": unit["enabled"] and unit["name"] not in paused} for unit in units]
+
+    def bring(self, units, may_restart=True):
+        units = self.without_paused(units)
         names = [unit["name"] for unit in units]
         states = self.states(names)
         if any(outdated(unit, states[unit["name"]]) for unit in units) and not self.module.check_mode:
@@ -258,8 +296,12 @@ class Host:
                 self.module.fail_json(msg=f"There is no unit {name} on this host.", actions=self.actions)
             for verb in needed(unit, states[name], changed_at([os.path.join(RELOADS, name)])):
                 wanted[verb].append(name)
+        restarted = [unit for unit in units if unit["name"] in wanted["restart"]]
+        guards = [unit["before_restart"] for unit in restarted if unit["before_restart"]]
+        if wanted["restart"] and not may_restart and not self.module.check_mode:
+            self.waits, wanted["restart"] = True, []
         for verb, names in wanted.items():
-            self.do(verb, names)
+            self.do(verb, names, guards if verb == "restart" else ())
 
     def remove(self, names):
         for name in names:
@@ -272,10 +314,10 @@ class Host:
 
 
 def main():
+    # Ansible would log the call on the host, with what is secret in a longer text, and overrules its own `no_log`.
+    AnsibleModule.log = lambda *_, **__: None
     module = AnsibleModule(
         supports_check_mode=True,
-        # Not into the host's journal: the files are long, and some are secret.
-        no_log=True,
         argument_spec={
             "files": {
                 "type": "list",
@@ -304,19 +346,23 @@ def main():
                     "enabled": {"type": "bool", "default": True},
                     "restart_after": {"type": "list", "elements": "path", "default": []},
                     "reload_after": {"type": "list", "elements": "path", "default": []},
+                    "before_restart": {"type": "list", "elements": "str", "default": []},
                 },
             },
             "owner": {"type": "str"},
+            # For the action plugin of the same name.
+            "one_at_a_time": {"type": "str", "default": ""},
+            "restart": {"type": "bool", "default": True},
         },
     )
     host = Host(module)
     for file in module.params["files"]:
         host.write(file)
     if module.params["units"]:
-        host.bring(module.params["units"])
+        host.bring(module.params["units"], module.params["restart"])
     if module.params["owner"]:
         host.remove(leftovers(module.params["owner"], module.params["files"]))
-    module.exit_json(changed=bool(host.actions), actions=host.actions, diff=host.diffs)
+    module.exit_json(changed=bool(host.actions), actions=host.actions, diff=host.diffs, waits=host.waits)
 
 
 if __name__ == "__main__":

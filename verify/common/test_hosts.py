@@ -4,43 +4,28 @@ import json
 import shlex
 import socket
 
-import docker
 import pytest
 
-from verify import FIRST, TOPOLOGY, contract, eventually, manage, node
+from verify import FIRST, TOPOLOGY, container, contract, eventually, exposure, manage, node
+from verify.tiers import sockets, units
 
 SECRETS = [
     *(contract("broker_password"), contract("monitor_password")),
     *(secret for kind in ("broker", "database", "redis") for secret in contract(f"{kind}_passwords").values()),
     *contract("django_secret_keys").values(),
 ]
-UNITS = ["quintet-firewall.service"]
-TIER_UNITS = {
-    "postgresql": [f"postgresql@{contract('database_version')}-main.service"],
-    "redis": ["redis-server@results.service", "redis-server@cache.service"],
-    "rabbitmq": ["rabbitmq-server.service"],
-    "web": ["haproxy.service", "nginx.service", "gunicorn-producer.service", "gunicorn-producer.socket"],
-    "worker": ["haproxy.service", "celery-service.service"],
-}
+FIREWALL = "quintet-firewall.service"
+
+
+def by_ssh(host):
+    """Whether it is by SSH that a deploy comes to a host."""
+    return contract("ansible_connection | default('ssh')", host) == "ssh"
 
 
 def expected_sockets(host):
     """What the contract says that a host listens on."""
-    everywhere, loopback = contract("listen_addresses", host), "127.0.0.1"
-    proxies = {(contract("proxy_address"), proxy["port"]) for proxy in contract("proxies", host)}
-    sockets = {
-        "postgresql": {(address, contract("database_port")) for address in everywhere},
-        "redis": {
-            (address, port)
-            for address in everywhere
-            for port in (contract("result_backend_port"), contract("cache_port"))
-        },
-        "rabbitmq": {(address, contract("broker_tls_port")) for address in everywhere}
-        | {(contract("host_address", host), contract("broker_management_port")), (loopback, 4369), (loopback, 25672)},
-        "web": {("0.0.0.0", contract("http_port")), *proxies},
-        "worker": proxies,
-    }
-    return set().union(*(sockets[group] for group in contract("group_names", host) if group in sockets))
+    ways_in = {("0.0.0.0", 22), ("[::]", 22)} if by_ssh(host) else set()
+    return ways_in | sockets(host)
 
 
 @pytest.mark.parametrize("host", TOPOLOGY.hosts())
@@ -55,10 +40,9 @@ def test_nothing_listens_beyond_what_the_topology_says(host):
 @pytest.mark.parametrize("host", TOPOLOGY.hosts())
 def test_units_run_and_none_has_failed(host):
     machine = node(host)
-    for units in [UNITS, *(TIER_UNITS[group] for group in contract("group_names", host))]:
-        for unit in units:
-            assert machine.check_output("systemctl is-active %s", unit) == "active"
-            assert machine.check_output("systemctl is-enabled %s", unit).startswith("enabled")
+    for unit in [FIREWALL, *units(host)]:
+        assert machine.check_output("systemctl is-active %s", unit) == "active"
+        assert machine.check_output("systemctl is-enabled %s", unit).startswith("enabled")
     assert machine.check_output("systemctl --failed --no-legend") == ""
 
 
@@ -70,7 +54,7 @@ def test_services_are_unprivileged_and_secrets_their_own(group):
             name = project["name"]
             environment = machine.file(f"{contract('projects_directory')}/{name}/environment")
             assert (environment.user, oct(environment.mode)) == ("root", "0o600")
-            for unit in TIER_UNITS[group]:
+            for unit in units(host):
                 if unit in (f"gunicorn-{name}.service", f"celery-{name}.service"):
                     pid = machine.check_output("systemctl show --value --property MainPID %s", unit)
                     assert machine.file(f"/proc/{pid}").user == name
@@ -94,38 +78,56 @@ def test_secrets_are_in_no_file_that_everybody_reads(host):
 
 
 def test_a_reboot_comes_back_by_itself():
-    client = docker.from_env()
-    containers = [client.containers.get(contract("ansible_host", host)) for host in TOPOLOGY.hosts()]
-    for container in containers:
-        container.kill()
-    for container in containers:
-        container.start()
-    assert eventually(lambda: manage(FIRST, "producer", "roundtrip"), seconds=120)["ok"]
+    for host in TOPOLOGY.hosts():
+        container(host).kill()
+    for host in TOPOLOGY.hosts():
+        container(host).start()
+    assert eventually(lambda: manage(FIRST, "producer", "roundtrip"), seconds=180)["ok"]
     for host in TOPOLOGY.hosts():
         eventually(lambda host=host: node(host).check_output("systemctl is-system-running") == "running", seconds=60)
+
+
+@pytest.mark.parametrize("project", [project["name"] for project in contract("projects")])
+def test_a_release_is_the_same_on_each_of_its_hosts(project):
+    """Its name, its files, and the list of what is in it."""
+    seen = set()
+    for host in next(one["hosts"] for one in contract("projects") if one["name"] == project):
+        machine, home = node(host), f"{contract('projects_directory')}/{project}/current"
+        listed = json.loads(machine.file(f"{home}/sbom.json").content_string)
+        assert listed["metadata"]["component"]["name"] == project
+        packages = {one["name"].lower() for one in listed["components"]}
+        assert {"django", "celery", "psycopg"} <= packages
+        files = "find -L source venv/lib -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum | sha256sum"
+        digest = machine.check_output(f"cd {home} && {files}")
+        seen.add((machine.check_output(f"readlink {home}"), digest, json.dumps(listed)))
+    assert len(seen) == 1
 
 
 # -- Who reaches what -------------------------------------------------------------------------------------------------
 
 PROBE = """
 import json, socket, sys
-given = json.load(sys.stdin)
-open_ports = []
-for address, port in given:
+from concurrent.futures import ThreadPoolExecutor
+
+def is_open(place):
     try:
-        socket.create_connection((address, port), 1).close()
-        open_ports.append([address, port])
+        socket.create_connection(place, 2).close()
+        return True
     except OSError:
-        pass
-print(json.dumps(open_ports))
+        return False
+
+places = [tuple(place) for place in json.load(sys.stdin)]
+with ThreadPoolExecutor(50) as pool:
+    print(json.dumps([place for place, found in zip(places, pool.map(is_open, places)) if found]))
 """
 # What listens anywhere, and ports where nothing does.
 PORTS = sorted({port for host in TOPOLOGY.hosts() for _, port in expected_sockets(host)} | {22, 111, 8080})
 
 
 def admitted(host):
-    """The ports of a host that the contract opens, each with who may come; None for everybody."""
-    return {rule["port"]: rule.get("sources") for rule in contract("open_ports", host)}
+    """The ports of a host that the contract opens, each with who may come; None for everybody, as for SSH."""
+    found = {22: None} if by_ssh(host) else {}
+    return found | {rule["port"]: rule.get("sources") for rule in contract("open_ports", host) if "port" in rule}
 
 
 @pytest.mark.parametrize("host", TOPOLOGY.hosts())
@@ -136,12 +138,13 @@ def test_a_host_reaches_no_port_but_those_that_are_for_it(host):
     address = contract("host_address", host)
     places = {contract("host_address", other): other for other in others}
     asked = json.dumps([[place, port] for place in places for port in PORTS])
+    listening = {other: {port for _, port in expected_sockets(other)} for other in others}
     found = node(host).check_output(f"python3 -c {shlex.quote(PROBE)} <<'QUINTET'\n{asked}\nQUINTET")
     expected = {
         (place, port)
         for place, other in places.items()
         for port, sources in admitted(other).items()
-        if sources is None or address in sources
+        if (sources is None or address in sources) and port in listening[other]
     }
     assert {tuple(one) for one in json.loads(found)} == expected
 
@@ -161,26 +164,43 @@ def test_the_firewall_drops_what_no_rule_names():
             machine.run("systemctl start quintet-firewall; systemctl stop quintet-listen")
 
 
-# At most, by how a unit's name begins. systemd's own measure: 0 has no rights at all, and 10 all of them.
+# At most, by how a unit's name begins.
 EXPOSURE = {
-    **dict.fromkeys(("gunicorn-", "celery-", "relay-", "haproxy."), 2.0),
-    **dict.fromkeys(("nginx.", "redis-server@"), 3.5),
-    **dict.fromkeys(("postgresql@", "rabbitmq-server."), 4.5),
+    **dict.fromkeys(("gunicorn-", "celery-", "relay-", "haproxy.", "quintet-", "epmd."), 2.0),
+    **dict.fromkeys(("etcd.", "keepalived.", "nginx.", "redis-server@", "redis-sentinel@"), 3.5),
+    **dict.fromkeys(("patroni.", "postgresql@", "rabbitmq-server."), 4.5),
 }
+
+
+def services(host):
+    """The services that a host runs, with what they start themselves."""
+    started = ["epmd.service"] if "rabbitmq" in contract("group_names", host) else []
+    return [unit for unit in [FIREWALL, *started, *units(host)] if unit.endswith(".service")]
 
 
 @pytest.mark.parametrize("host", TOPOLOGY.hosts())
 def test_services_have_few_rights(host):
-    lines = node(host).check_output("systemd-analyze security --no-pager --json=short")
-    found = {unit["unit"]: float(unit["exposure"]) for unit in json.loads(lines)}
-    measured = {
-        name: (limit, found[name]) for name in found for start, limit in EXPOSURE.items() if name.startswith(start)
-    }
-    expected = [
-        unit for group in contract("group_names", host) for unit in TIER_UNITS[group] if unit.endswith(".service")
-    ]
-    assert set(expected) <= measured.keys()
-    assert {name: both for name, both in measured.items() if both[1] > both[0]} == {}
+    for unit in services(host):
+        [limit] = [limit for start, limit in EXPOSURE.items() if unit.startswith(start)]
+        assert exposure(host, unit) <= limit, unit
+
+
+# As the kernel knows them, by either version of its control groups.
+LIMITS = """
+group=$(systemctl show --value --property ControlGroup {unit}); cd /sys/fs/cgroup
+cat "./memory$group/memory.limit_in_bytes" "./$group/memory.max" 2>/dev/null
+cat "./pids$group/pids.max" "./$group/pids.max" 2>/dev/null
+"""
+
+
+@pytest.mark.parametrize("host", TOPOLOGY.hosts())
+def test_no_service_takes_all_memory_or_all_processes(host):
+    whole = contract("total_memory_mb", host) * 2**20
+    # The firewall's ends when its rules are in force.
+    for unit in set(services(host)) - {FIREWALL}:
+        memory, processes = node(host).run(LIMITS.format(unit=unit)).stdout.split()
+        assert int(memory) < whole, unit
+        assert int(processes) <= 1024, unit
 
 
 @pytest.mark.parametrize("host", TOPOLOGY.hosts())

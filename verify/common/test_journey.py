@@ -4,30 +4,26 @@ import re
 import time
 
 import pytest
-import requests
 
-from verify import TOPOLOGY, contract, eventually, manage, node
-
-URL = f"http://{contract('host_address')}:{contract('http_port')}"
-HOST = {"Host": contract("app_hostnames[0]")}
+from verify import BASE, NAME, TOPOLOGY, eventually, manage, together, visitor
+from verify.tiers import UNITS
 
 
 def submit(first, second):
     """Fill in the form as a browser does; the page that the answer leads to."""
-    session = requests.Session()
-    session.trust_env = False
-    session.headers.update(HOST)
-    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', session.get(URL, timeout=10).text)[1]
+    session = visitor()
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', session.get(BASE, timeout=10).text)[1]
     # The cookie's domain is the host name, not the address that this test connects to.
+    session.headers["Referer"] = f"{BASE.partition(':')[0]}://{NAME}/"
     session.headers["Cookie"] = "; ".join(f"{cookie.name}={cookie.value}" for cookie in session.cookies)
     fields = {"csrfmiddlewaretoken": token, "first": first, "second": second}
-    answer = session.post(URL + "/", data=fields, timeout=15, allow_redirects=False)
+    answer = session.post(f"{BASE}/", data=fields, timeout=15, allow_redirects=False)
     assert answer.status_code == 302, answer.text
-    return session, URL + answer.headers["Location"]
+    return session, BASE + answer.headers["Location"]
 
 
 def health(path=""):
-    return requests.get(f"{URL}/healthz{path}", headers=HOST, timeout=15)
+    return visitor().get(f"{BASE}/healthz{path}", timeout=15)
 
 
 def test_round_trip_reaches_each_worker():
@@ -46,27 +42,27 @@ def test_form_joins_two_words():
 def test_a_delayed_job_is_done_when_it_is_due():
     started = time.monotonic()
     words = {"first": "a", "second": "b", "delay_seconds": 3}
-    job = requests.post(f"{URL}/api/jobs", json=words, headers=HOST, timeout=10).json()["id"]
+    job = visitor().post(f"{BASE}/api/jobs", json=words, timeout=10).json()["id"]
 
     def done():
-        return requests.get(f"{URL}/api/jobs/{job}", headers=HOST, timeout=10).json()["state"] == "done"
+        return visitor().get(f"{BASE}/api/jobs/{job}", timeout=10).json()["state"] == "done"
 
     assert eventually(done, 20)
     assert time.monotonic() - started > 2.5
 
 
 def test_invalid_form_is_no_server_error():
-    answer = requests.post(f"{URL}/", data={"first": "", "second": "x" * 10_000}, headers=HOST, timeout=10)
+    answer = visitor().post(f"{BASE}/", data={"first": "", "second": "x" * 10_000}, timeout=10)
     assert 400 <= answer.status_code < 500
 
 
 def test_foreign_host_name_is_refused():
-    assert requests.get(URL, headers={"Host": "evil.example"}, timeout=10).status_code == 400
+    assert visitor().get(BASE, headers={"Host": "evil.example"}, timeout=10).status_code == 400
 
 
 def test_static_files_are_served():
-    sheet = re.search(r'href="(/static/[^"]+\.css)"', requests.get(URL, headers=HOST, timeout=10).text)[1]
-    answer = requests.get(URL + sheet, headers=HOST, timeout=10)
+    sheet = re.search(r'href="(/static/[^"]+\.css)"', visitor().get(BASE, timeout=10).text)[1]
+    answer = visitor().get(BASE + sheet, timeout=10)
     assert answer.status_code == 200
     assert "immutable" in answer.headers["Cache-Control"]
 
@@ -76,9 +72,8 @@ def test_five_second_example():
 
 
 def test_job_waits_for_a_worker_that_is_stopped():
-    workers = [node(name) for name in TOPOLOGY.hosts("worker")]
-    for worker in workers:
-        worker.check_output("systemctl stop celery-service")
+    workers = TOPOLOGY.hosts("worker")
+    together(workers, "systemctl stop celery-service")
     try:
         started = time.monotonic()
         session, page = submit("a", "b")
@@ -87,8 +82,7 @@ def test_job_waits_for_a_worker_that_is_stopped():
         assert "waiting" in shown.lower()
         assert "a es b" not in shown
     finally:
-        for worker in workers:
-            worker.check_output("systemctl start celery-service")
+        together(workers, "systemctl start celery-service")
     eventually(lambda: "a es b" in session.get(page, timeout=10).text, seconds=30)
 
 
@@ -110,7 +104,7 @@ def test_health_page_is_green():
 @pytest.mark.parametrize(
     ("group", "unit"),
     [
-        ("postgresql", f"postgresql@{contract('database_version')}-main"),
+        ("postgresql", UNITS["postgresql"][0]),
         ("redis", "redis-server@cache"),
         ("redis", "redis-server@results"),
         ("rabbitmq", "rabbitmq-server"),
@@ -118,8 +112,9 @@ def test_health_page_is_green():
     ],
 )
 def test_health_page_names_the_tier_that_fails(group, unit):
-    host = node(TOPOLOGY.hosts(group)[0])
-    host.check_output(f"systemctl stop {unit}")
+    """On all of its hosts."""
+    hosts = TOPOLOGY.hosts(group)
+    together(hosts, f"systemctl stop {unit}")
     try:
         # An answer may be a second old. Without a broker nobody knows of the workers.
         expected = {group} | ({"worker"} if group == "rabbitmq" else set())
@@ -129,5 +124,5 @@ def test_health_page_names_the_tier_that_fails(group, unit):
         assert health("/ready").status_code == (503 if group == "postgresql" else 200)
         assert health("/live").status_code == 200
     finally:
-        host.check_output(f"systemctl start {unit}")
+        together(hosts, f"systemctl start {unit}")
     eventually(lambda: health().ok, seconds=60)

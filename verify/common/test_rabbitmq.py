@@ -33,8 +33,8 @@ def login(user, password, vhost, host=WORKER):
     return python_of("service", host, LOGIN, url=url).stdout.strip()
 
 
-def whoami(user, password):
-    """What the management API says of a user, asked on its host."""
+def management(user, password, path):
+    """What the management API says to a user, asked on its host; an error's words if it refuses."""
     address, port = contract("rabbitmq_management_address", BROKER), contract("rabbitmq_management_port", BROKER)
     token = base64.b64encode(f"{user}:{password}".encode()).decode()
     code = (
@@ -43,9 +43,13 @@ def whoami(user, password):
         "url, token = sys.stdin.read().split()\n"
         "print(urlopen(Request(url, headers={'Authorization': 'Basic ' + token}), timeout=5).read().decode())"
     )
-    url = f"http://{address}:{port}/api/whoami"
+    url = f"http://{address}:{port}/api/{path}"
     result = node(BROKER).run(f"python3 -c {quote(code)} <<'QUINTET'\n{url} {token}\nQUINTET")
     return json.loads(result.stdout) if result.rc == 0 else result.stderr
+
+
+def whoami(user, password):
+    return management(user, password, "whoami")
 
 
 def test_worker_host_is_admitted_to_its_vhost_only():
@@ -114,6 +118,17 @@ def test_who_monitors_only_looks():
     assert "NotAllowed" in login(user, password, contract("broker_vhost"))
 
 
+def test_who_manages_sees_its_own_vhost_and_a_service_nothing():
+    user, password, vhost = contract("broker_user"), contract("broker_password"), contract("broker_vhost")
+    assert [one["name"] for one in management(user, password, "vhosts")] == [vhost]
+    assert {one["vhost"] for one in management(user, password, "queues")} == {vhost}
+    for path in ("users", "queues/%2F", "definitions", "permissions"):
+        assert "401" in management(user, password, path) or "404" in management(user, password, path)
+    for project in contract("projects"):
+        service = project["broker"]["user"]
+        assert "401" in management(service, contract("broker_passwords")[service], "queues")
+
+
 def test_queues_are_quorum_queues():
     vhosts = rabbitmqctl("list_vhosts", "name", "default_queue_type")
     assert {"name": contract("broker_vhost"), "default_queue_type": "quorum"} in vhosts
@@ -134,6 +149,7 @@ def without_auditor():
     declare(users=[{"name": "auditor", "state": "absent"}], vhosts=[{"name": "audit", "state": "absent"}])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_auditor")
 def test_changed_inventory_reaches_the_broker():
     grant = {"audit": {"configure": "", "write": "", "read": "^audit"}}
@@ -164,6 +180,7 @@ def test_changed_inventory_reaches_the_broker():
     assert "audit" not in {vhost["name"] for vhost in rabbitmqctl("list_vhosts", "name")}
 
 
+@pytest.mark.slow
 def test_drift_is_put_right():
     user, vhost = contract("broker_user"), contract("broker_vhost")
     broker = node(BROKER)

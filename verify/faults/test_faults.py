@@ -8,10 +8,9 @@ import shlex
 import time
 
 import pytest
-import requests
 
-from verify import FIRST, TOPOLOGY, contract, eventually, manage, node
-from verify.stream import BASE, BROKER, DATABASE, HOST, Stream, assert_nothing_lost
+from verify import BASE, FIRST, TOPOLOGY, contract, eventually, manage, node, visitor
+from verify.stream import BROKER, DATABASE, Stream, assert_nothing_lost
 
 WORKER = TOPOLOGY.hosts("worker")[0]
 REDIS = TOPOLOGY.hosts("redis")[0]
@@ -140,12 +139,10 @@ def test_postgresql_restarts():
 def test_a_task_that_kills_its_worker_is_parked_and_its_neighbours_are_done():
     with Stream(per_second=3, work_seconds=0) as stream:
         poison = {"first": "poison", "second": "pill", "work_seconds": 30}
-        address = (
-            f"{BASE}/api/jobs/{requests.post(f'{BASE}/api/jobs', json=poison, headers=HOST, timeout=5).json()['id']}"
-        )
+        address = f"{BASE}/api/jobs/{visitor().post(f'{BASE}/api/jobs', json=poison, timeout=5).json()['id']}"
 
         def parked():
-            job = requests.get(address, headers=HOST, timeout=5).json()
+            job = visitor().get(address, timeout=5).json()
             if job["state"] == "waiting":
                 node(WORKER).run(f"kill -KILL {' '.join(children())}")
                 time.sleep(1)

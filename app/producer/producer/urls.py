@@ -1,5 +1,6 @@
 """The producer's addresses."""
 
+from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
 from django.views import defaults
@@ -16,7 +17,7 @@ urlpatterns = [
     path("api/", RedirectView.as_view(pattern_name="api:openapi-view")),
     path("api/", api.urls),
     path("", include("jobs.urls")),
-    path("admin/", admin.site.urls),
+    path(settings.ADMIN_PATH, admin.site.urls),
 ]
 
 handler400 = instead_of(defaults.bad_request, 400)

@@ -204,7 +204,7 @@ def celery(log, project, queues, *options, **environment):
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a program: `run("manage.py", "relay", NAME="value")`. It is killed when the test is over."""
+    """Run a program: `run("manage.py", "relay", NAME="value")`. It is killed in the end, and its log shown."""
     processes = []
 
     def start(*command, via=Process, **environment):
@@ -215,6 +215,7 @@ def run(tmp_path):
     yield start
     for process in processes:
         process.kill()
+        print(process.log.read_text()[-4000:])
 
 
 @contextmanager
@@ -228,7 +229,7 @@ def _session_worker(channel, log, project, queue, hostname, *options, **environm
 
     process = celery(log, project, queue, "--hostname", hostname, *options, **environment)
     try:
-        until(lambda: process.has_logged(" ready."), 30)
+        until(lambda: process.has_logged(" ready."), 90)
         tell(app.control.cancel_consumer, 0)
 
         @contextmanager

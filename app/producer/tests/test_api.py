@@ -149,7 +149,7 @@ def test_neither_rabbitmq_nor_redis_is_needed(api, settings, use_broker, use_red
     use_redis(REFUSED)
     started = time.monotonic()
     assert [api.create().status_code for _ in range(3)] == [202] * 3
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 2
     assert Outbox.objects.count() == 3
 
 
@@ -183,7 +183,7 @@ def test_a_result_shows_as_soon_as_redis_has_it_and_is_not_written(api, messages
 def test_the_wait_is_bounded(api):
     started = time.monotonic()
     response = api.create(wait=0.4)
-    assert 0.4 <= time.monotonic() - started < 1
+    assert 0.4 <= time.monotonic() - started < 2
     assert (response.status_code, response.json()["state"]) == (202, "waiting")
 
 
@@ -507,7 +507,7 @@ def test_a_search_that_takes_too_long_is_given_up(api, monkeypatch):
         cursor.execute("BEGIN; LOCK TABLE jobs_job IN ACCESS EXCLUSIVE MODE")
         started = time.monotonic()
         response = api.get(f"{JOBS}?q=a")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 3
         cursor.execute("ROLLBACK")
     holder.close()
     assert response.status_code == 503

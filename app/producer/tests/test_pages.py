@@ -535,7 +535,8 @@ def test_only_staff_sends_a_dead_letter_again(client, admin_client):
     dead = letter()
     address = reverse("jobs:retry-parked", args=[dead.pk])
     response = client.post(address)
-    assert (response.status_code, response.url) == (302, f"/admin/login/?next={address}")
+    assert response.status_code == 403
+    assert "Only staff may do that" in response.content.decode()
     assert not Outbox.objects.exists()
     for _ in range(2):
         assert admin_client.post(address).url == "/jobs/parked/"
@@ -544,6 +545,19 @@ def test_only_staff_sends_a_dead_letter_again(client, admin_client):
     page = Page(admin_client.get("/jobs/parked/"))
     assert "Sent again" in page.text
     assert not page.all("form")
+
+
+def test_pages_do_not_tell_where_the_admin_site_was_moved(client, settings):
+    dead = letter()
+
+    def told():
+        answers = [client.get(path).content.decode() for path in ("/", "/jobs/parked/")]
+        answers.append(str(client.post(reverse("jobs:retry-parked", args=[dead.pk])).headers))
+        return ["/admin/" in answer for answer in answers]
+
+    assert told() == [True, True, False]
+    settings.ADMIN_PATH = "elsewhere/"
+    assert told() == [False, False, False]
 
 
 def test_what_nobody_can_read_cannot_be_sent_again(admin_client):

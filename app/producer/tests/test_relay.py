@@ -119,14 +119,14 @@ def test_many_who_accept_at_once_wait_for_nobody(messages):
 
 def test_a_delayed_job_arrives_later_and_holds_nobody_up(channel, relay, messages):
     started = time.monotonic()
-    delayed, _ = services.accept("a", "b", delay_seconds=2)
+    delayed, _ = services.accept("a", "b", delay_seconds=4)
     other, _ = services.accept("a", "b")
     assert ids(messages("service", 1)) == [str(other.pk)]
-    assert time.monotonic() - started < 1.9  # declaring 28 queues for the first time takes long
+    assert time.monotonic() - started < 3.9  # declaring 28 queues for the first time takes long
     until(lambda: not Outbox.objects.exists())
     [message] = messages("service", 1)
     assert message.headers["id"] == str(delayed.pk)
-    assert 2 <= time.monotonic() - started < 4
+    assert 4 <= time.monotonic() - started < 8
     assert message.delivery_info["redelivered"] is False
     assert time.time() > timezone.datetime.fromisoformat(message.headers["eta"]).timestamp() - 0.05
 
@@ -166,7 +166,7 @@ def test_an_idle_relay_notices_that_its_connection_is_gone(messages, proxy, use_
     way = proxy("CELERY_BROKER_URL")
     use_broker(way.url)
     with relaying() as relay:
-        until(lambda: relay._sender._connection)
+        until(lambda: relay._sender._connection and relay._sender._connection.connected)
         before = relay._sender._connection
         way.cut()
         until(lambda: relay._sender._connection not in (None, before))
@@ -271,7 +271,7 @@ def test_postgresql_restarts(messages, proxy, run_relay):
     for _ in range(3):
         accept(1)
         messages("service", 1)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 2
     assert process.stop() == 0
 
 
@@ -405,8 +405,8 @@ def test_a_message_that_rabbitmq_refuses_is_no_message_that_it_has(channel):
         rows = [Outbox(task="x", task_id=str(number), queue=limited) for number in range(30)]
         with pytest.raises(PublishError, match="refused"):
             sender.send(rows, taken.append)
-        left = channel.queue_declare(name, passive=True).message_count
-        assert 0 < len(taken) == left < 30
+        # RabbitMQ's count is a moment old.
+        until(lambda: 0 < len(taken) == channel.queue_declare(name, passive=True).message_count < 30)
     finally:
         channel.queue_delete(name)
 

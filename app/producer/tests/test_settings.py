@@ -3,6 +3,8 @@
 import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -50,6 +52,7 @@ def test_defaults():
     assert settings["HTTPS"] is False
     assert settings["ALLOWED_HOSTS"] == ["a.example", "b.example"]
     assert settings["CSRF_TRUSTED_ORIGINS"] == []
+    assert settings["ADMIN_PATH"] == "admin/"
     assert settings["RESULT_WAIT_SECONDS"] == 1
     assert settings["RESULTS_FILE"] == PROJECT / "state" / "results.txt"
     assert settings["STATIC_ROOT"] == str(PROJECT / "static")
@@ -116,6 +119,37 @@ def test_https_makes_everything_strict(environment):
     assert settings["SESSION_COOKIE_SECURE"]
     assert settings["CSRF_COOKIE_SECURE"]
     assert settings["SECURE_HSTS_SECONDS"] >= 63072000
+    assert settings["SECURE_SSL_REDIRECT"]
+    # Who redirects is the site's to say.
+    environment.setenv("SSL_REDIRECT", "false")
+    assert not load()["SECURE_SSL_REDIRECT"]
+
+
+def test_without_https_nobody_is_sent_to_it(environment):
+    environment.setenv("SSL_REDIRECT", "true")
+    assert not load()["SECURE_SSL_REDIRECT"]
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY_FALLBACKS", "SECRET_KEY_FALLBACKS_FILE"])
+def test_earlier_keys_are_a_list(environment, tmp_path, name):
+    assert load()["SECRET_KEY_FALLBACKS"] == []
+    for text, keys in (("", []), (",", []), ("$one", ["$one"]), ("$one,t\\$o,", ["$one", "t\\$o"])):
+        (tmp_path / "keys").write_text(text + "\n")
+        environment.setenv(name, str(tmp_path / "keys") if name.endswith("_FILE") else text)
+        assert load()["SECRET_KEY_FALLBACKS"] == keys
+
+
+@pytest.mark.parametrize("path", ["back/office", "/back/office", "back/office/"])
+def test_the_admin_sites_path_is_one_however_it_is_written(environment, path):
+    environment.setenv("ADMIN_PATH", path)
+    assert load()["ADMIN_PATH"] == "back/office/"
+
+
+@pytest.mark.parametrize("path", ["", "/", "a b", "<path:x>", "a//b"])
+def test_the_admin_site_is_at_a_path(environment, path):
+    environment.setenv("ADMIN_PATH", path)
+    with pytest.raises(ImproperlyConfigured, match=r"\bADMIN_PATH\b"):
+        load()
 
 
 def test_a_task_outlives_its_worker():
@@ -142,7 +176,16 @@ def test_times_fit_together():
 
 def test_nothing_to_complain_about():
     call_command("check", fail_level="WARNING")
-    call_command("check", deploy=True, fail_level="ERROR")
+
+
+@pytest.mark.parametrize("https", ["true", "false"])
+def test_nothing_to_complain_about_where_it_is_deployed(environment, tmp_path, https):
+    environment.setenv("HTTPS", https)
+    environment.setenv("SECRET_KEY", "made-of-random-letters-as-a-deploy-makes-one-0123456789")
+    environment.setenv("STATE_DIRECTORY", str(tmp_path))
+    command = [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"]
+    said = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
 
 
 def test_the_results_files_directory_must_exist(settings, tmp_path):

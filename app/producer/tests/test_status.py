@@ -338,16 +338,17 @@ def test_while_somebody_asks_the_look_is_renewed_in_the_background(looks, new_wa
     monkeypatch.setattr(watch, "FRESH_SECONDS", 0.1)
     monkeypatch.setattr(watch, "WATCHED_SECONDS", 1)
     mine, other = new_watch(), new_watch()
-    shown = {mine.current()["at"], other.current()["at"]}
+    shown = {mine.current()["at"]}
+    until(lambda: get_redis_connection("default").exists(watch.SHARED))
     deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
         started = time.monotonic()
         shown |= {mine.current()["at"], other.current()["at"]}
         assert time.monotonic() - started < 0.3  # nobody waits for it
         time.sleep(0.05)
-    # The two took turns: each look was shown, and each took half a second.
-    assert 3 <= len(shown) <= 8
-    assert len(looks) <= len(shown) + 1
+    # A look takes half a second, so that two who take turns come to about seven, and two who do not to twice as many.
+    assert len(shown) >= 3
+    assert len(looks) <= 10
     until(lambda: not mine._watching and not other._watching)
     count = len(looks)
     time.sleep(0.3)
@@ -391,7 +392,7 @@ def test_a_question_that_hangs_is_not_asked_twice(monkeypatch):
     for _ in range(3):
         started = time.monotonic()
         assert questions.ask(0.1) == {"redis": (None, questions.NO_ANSWER)}
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 2
     assert len(asked) == 1
     go_on.set()
     until(lambda: questions.ask(0.1)["redis"][0] is None and len(asked) == 2)

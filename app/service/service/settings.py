@@ -26,8 +26,13 @@ env.escape_proxy = True
 
 DEBUG = env.bool("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY")
+# Earlier keys, with commas: what they signed is valid as long as they stand here.
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 
 INSTALLED_APPS = ["joining"]
+
+# Nobody asks the service for a page: `check --deploy` need not ask for what protects pages.
+SILENCED_SYSTEM_CHECKS = ["security.W001", "security.W002", "security.W003", "security.W020"]
 
 # How long a task waits, in its worker, for a PostgreSQL that is away, and for a RabbitMQ that does not take its report.
 # Then its message is given back. RabbitMQ parks a message that was given back more often than its policy permits.

@@ -33,7 +33,7 @@ def test_adding_task_joins(first, second, joined):
 def test_adding_task_takes_its_time():
     started = time.monotonic()
     app.send_task("adding_task", ["a", "b"], {"seconds": 1}).get(timeout=5, interval=0.01)
-    assert 1 <= time.monotonic() - started < 2
+    assert 1 <= time.monotonic() - started < 4
 
 
 def test_a_result_names_its_worker():

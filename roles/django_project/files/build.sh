@@ -3,6 +3,7 @@
 # DIRECTORY/releases/RELEASE from DIRECTORY/RELEASE.tar.gz, beside the release that runs, and try what its services will
 # do first (preflight.py ARGUMENT...), which MARK says. ROOT is the project's directory in the source. In a release:
 #   source, venv, static   what the archive brought, and the gathered static files
+#   sbom.json              what is in venv
 #   project                a link to the project's directory: where everything runs
 #   gunicorn.conf.py       a link to the project's own, or to Quintet's
 # What is at a PATH in ROOT outlives the release: it is a link into STATE, the project's state directory. The web
@@ -23,7 +24,7 @@ shift "$(($# > 0))"
 
 mkdir -p "$directory/releases/$release"
 cd "$directory/releases/$release"
-rm -rf source packages venv static quintet project gunicorn.conf.py
+rm -rf source packages venv static quintet sbom.json project gunicorn.conf.py
 tar --extract --gzip --file="$directory/$release.tar.gz" --no-same-owner
 python3 -m venv --without-pip venv
 rmdir venv/lib/python3*/site-packages

@@ -2,8 +2,9 @@
 """bundle.py [--requirements] UV ARCHIVE PYTHON MACHINE JSON: put beside a packed source what it requires.
 
 It is fetched as it is for hosts with this PYTHON (3.13) and this MACHINE (x86_64), into one archive with `source/`,
-`packages/` and `quintet/`, and the path of the archive is printed. Runs on the controller, once for all hosts of a
-kind, so that hosts need no index and no compiler, and each runs the same bytes. JSON is what pack.py has read.
+`packages/`, `quintet/` and `sbom.json`, and the path of the archive is printed. Runs on the controller, once for all
+hosts of a kind, so that hosts need no index and no compiler, and each runs the same bytes. JSON is what pack.py has
+read.
 
 With --requirements it prints the path of a list instead: all that is required, resolved for such hosts. wheels.sh
 makes wheels of that list on a host. Its output is then what a bundle is made from, and no index is asked: for ARCHIVE
@@ -25,6 +26,7 @@ import tomllib
 from pathlib import Path
 
 from pack import LAID, REQUIREMENTS, without_secrets
+from sbom import sbom
 
 KEPT = 5
 # What serves a project, where it does not require it itself: of these, any version that it allows.
@@ -157,9 +159,25 @@ def fetch(uv_path, python, machine, spec, project, work, wheels):
         options = asked_for(spec, project, work)
         if options:
             uv(spec, project, *command, *platform, *hashes, *options)
+    forget_this_machine(target)
+
+
+def forget_this_machine(target):
+    """Remove from what is installed, and from its RECORDs, what uv wrote for this machine, and differs in each run."""
     # Its commands would start the controller's Python.
     shutil.rmtree(target / "bin", ignore_errors=True)
     (target / ".lock").unlink(missing_ok=True)
+    for info in target.glob("*.dist-info"):
+        notes = [info / "uv_cache.json"]
+        origin = info / "direct_url.json"
+        if origin.exists() and json.loads(origin.read_text())["url"].startswith("file:"):
+            notes.append(origin)
+        for path in notes:
+            path.unlink(missing_ok=True)
+        gone = ("bin/", *(f"{info.name}/{path.name}," for path in notes))
+        record = info / "RECORD"
+        lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
+        record.write_text("".join(line for line in lines if not line.startswith(gone)), encoding="utf-8")
 
 
 def write_bundle(work, bundle):
@@ -176,9 +194,8 @@ def write_bundle(work, bundle):
         "--use-compress-program=gzip --fast",
     ]
     made = work / "bundle"
-    subprocess.run(
-        ["tar", "--create", f"--directory={work}", f"--file={made}", *mode, "source", "packages", "quintet"], check=True
-    )
+    command = ["tar", "--create", f"--directory={work}", f"--file={made}", *mode]
+    subprocess.run([*command, "source", "packages", "quintet", "sbom.json"], check=True)
     os.replace(made, bundle)
     # What belongs to the last few releases is kept; what is missed is made again.
     newest = sorted(bundle.parent.glob("[!.]*.*"), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -216,6 +233,7 @@ def main():
                     os.replace(work / "list", made)
                 else:
                     fetch(uv_path, python, machine, spec, project, work, Path(f"{base}.wheels"))
+                    (work / "sbom.json").write_text(sbom(spec["name"], archive.stem, work / "packages"))
                     write_bundle(work, made)
     print(made)
 

@@ -1,12 +1,19 @@
 """Durations, times and numbers as people read them."""
 
 from django import template
+from django.conf import settings
 from django.utils import timezone
 from django.utils.html import format_html
 
 from jobs.status.questions import COUNTED
 
 register = template.Library()
+
+
+@register.simple_tag
+def admin_is_known():
+    """Whether pages may say where the admin site is: not if it was moved to where strangers do not look for it."""
+    return settings.ADMIN_PATH == "admin/"
 
 
 @register.filter

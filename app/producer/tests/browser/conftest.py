@@ -54,7 +54,7 @@ class Stack:
             STATE_DIRECTORY=str(self._results),
         )
         self.start_service()
-        until(lambda: self.home.has_logged(" ready."), 30)
+        until(lambda: self.home.has_logged(" ready."), 90)
         until(lambda: questions.ask_postgresql()["relays"])
 
     def start_service(self):
@@ -64,7 +64,7 @@ class Stack:
         options += ("-O", "fair", "--without-gossip", "--without-mingle")
         # -P: this project's directory is not on its path.
         self.service = Process(self._log(), "-P", "-m", "celery", "--quiet", *options, **self._environment())
-        until(lambda: self.service.has_logged(" ready."), 30)
+        until(lambda: self.service.has_logged(" ready."), 90)
 
     def stop_service(self):
         """As systemd stops it."""
@@ -113,8 +113,30 @@ def browser():
 
 
 @pytest.fixture
-def visit(browser, live_server, fresh_status, settings):
-    """A page of somebody new: `visit("/jobs/", color_scheme="dark")`. Scripts that fail fail the test."""
+def complaints():
+    """What the browser says that a policy forbids. A test that provokes it takes it out again."""
+    return []
+
+
+@pytest.fixture
+def provoke(complaints):
+    """Do what the policy of a page forbids, `provoke(page)`: it is in force, and was asked nothing else so far."""
+
+    def forbidden(page):
+        page.evaluate("document.body.setAttribute('style', 'color: red')")
+        until(lambda: page.evaluate("1") and complaints)
+        assert len(complaints) == 1, complaints
+        complaints.clear()
+
+    return forbidden
+
+
+@pytest.fixture
+def visit(browser, live_server, fresh_status, settings, complaints):
+    """A page of somebody new: `visit("/jobs/", color_scheme="dark")`.
+
+    Scripts that fail fail the test, and so does what the page's policy forbids.
+    """
     settings.RESULT_WAIT_SECONDS = 1
     contexts, mistakes = [], []
 
@@ -124,6 +146,7 @@ def visit(browser, live_server, fresh_status, settings):
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: mistakes.append(str(error)))
+        page.on("console", lambda said: complaints.append(said.text) if "Content Security" in said.text else None)
         page.goto(path)
         return page
 
@@ -131,3 +154,4 @@ def visit(browser, live_server, fresh_status, settings):
     for context in contexts:
         context.close()
     assert not mistakes
+    assert not complaints

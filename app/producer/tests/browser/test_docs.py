@@ -9,9 +9,8 @@ from jobs.models import Job
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("stack")]
 
 
-def test_the_documentation_works_under_its_policy(visit, live_server):
-    page, complaints, places = visit(), [], set()
-    page.on("console", lambda message: complaints.append(message.text) if "Content Security" in message.text else None)
+def test_the_documentation_works_under_its_policy(visit, provoke, live_server):
+    page, places = visit(), set()
     page.on("request", lambda request: places.add(request.url))
     page.goto("/api/docs")
     page.locator("#operations-default-createJob .opblock-summary-control").click()
@@ -19,9 +18,6 @@ def test_the_documentation_works_under_its_policy(visit, live_server):
     page.get_by_role("button", name="Execute").click()
     page.locator(".live-responses-table .response-col_status").filter(has_text=re.compile("20[02]")).wait_for()
     assert Job.objects.get().first == "salt"
-    assert complaints == []
     assert len(places) > 5
     assert all(place.startswith(live_server.url) for place in places)
-    page.evaluate("document.body.setAttribute('style', 'color: red')")  # the policy is in force
-    page.wait_for_timeout(100)
-    assert len(complaints) == 1
+    provoke(page)

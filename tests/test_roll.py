@@ -1,0 +1,58 @@
+"""In which turns the hosts of a project switch to a release, and when they go back."""
+
+import pytest
+import yaml
+from ansible.template import trust_as_template
+
+from tests.topology import ROOT
+
+ROLL = {
+    name: trust_as_template(value)
+    for name, value in yaml.safe_load((ROOT / "playbooks/vars/roll.yml").read_text()).items()
+}
+ASKED = {"roll_project": "producer", "roll_release": "aaaaaaaaaaaa", "roll_what": "release"}
+
+
+def turns(topology, project="producer"):
+    """The turns as (role, hosts)."""
+    host = topology.hosts("web")[0]
+    found = topology.render(host, "roll_turns", **(ROLL | ASKED | {"roll_project": project}))
+    return [(turn["role"], turn["hosts"]) for turn in found]
+
+
+def test_web_hosts_come_first_each_alone_and_then_workers_one_before_the_others(wide, ha, onebox):
+    assert turns(wide) == [
+        ("web", ["web1"]),
+        ("web", ["web2"]),
+        ("celery_worker", ["worker1"]),
+        ("celery_worker", ["worker2", "web2"]),
+    ]
+    assert turns(wide, "service") == [("celery_worker", ["worker1"]), ("celery_worker", ["worker2", "web2"])]
+    assert [hosts for _, hosts in turns(ha)] == [["web1"], ["web2"], ["worker1"], ["worker2"]]
+    assert turns(onebox) == [("web", ["box1"]), ("celery_worker", ["box1"])]
+
+
+FACTS = {"roll_failure": "", "roll_turned": False, "roll_one_way": False}
+WRONG = {"roll_failure": "worker1: Switch: it does not start"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "gone", "begun", "back"),
+    [
+        ({}, [], False, False),
+        ({"web1": {"roll_turned": True}}, [], True, False),
+        ({"worker1": WRONG}, [], False, False),
+        ({"web1": {"roll_turned": True}, "worker1": WRONG}, [], True, True),
+        ({"web1": {"roll_turned": True, "roll_one_way": True}, "worker1": WRONG}, [], True, False),
+        ({"web1": {"roll_turned": True}}, ["worker1"], True, True),
+    ],
+)
+def test_what_goes_wrong_after_the_first_turn_is_switched_back(quintet, facts, gone, begun, back):
+    hosts = ["web1", "worker1"]
+    play = {
+        "hostvars": {host: FACTS | facts.get(host, {}) for host in hosts},
+        "ansible_play_hosts_all": hosts,
+        "ansible_play_hosts": [host for host in hosts if host not in gone],
+    }
+    found = quintet.render("web1", "[roll_wrong | length > 0, roll_begun, roll_goes_back]", **(ROLL | ASKED | play))
+    assert found == [bool(gone) or WRONG in facts.values(), begun, back]

@@ -1,0 +1,87 @@
+"""Shows that the faults can fail: takes away one protection at a time, and injects what it protects against.
+
+By hand, on an `ha` that is deployed and may be spoilt: make chaos-controls. Ends with 1 if the checker did not notice.
+"""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from verify import TOPOLOGY, controls, together
+from verify.chaos import cluster
+from verify.chaos.faults import NAMED
+from verify.chaos.run import under_load, whole
+
+# A control changes what is whole, so that nobody waits for that.
+PATIENCE_SECONDS = 30
+
+
+@dataclass
+class Control:
+    """A protection, the hosts that have it, the commands that take it and give it back, and the fault that needs it."""
+
+    protection: str
+    hosts: list
+    spoil: str
+    mend: str
+    fault: str
+
+    def missed(self, directory):
+        """Whether the checker finds something wrong without the protection."""
+        whole()
+        together(self.hosts, self.spoil)
+        try:
+            found = under_load(NAMED[self.fault], directory, seconds=PATIENCE_SECONDS)
+        finally:
+            together(self.hosts, self.mend)
+        goal = NAMED[self.fault].goal
+        missed = [one for one in goal.missed(found) if not one.startswith("restored")]
+        print(
+            f"without {self.protection}: {self.fault} {'MISSES NOTHING' if not missed else '; '.join(missed)}",
+            flush=True,
+        )
+        return bool(missed)
+
+
+def known(protection, group, fault):
+    """One of the controls of other topologies, on each host of a group."""
+    [one] = [one for one in controls.CONTROLS if one.protection == protection]
+    return Control(protection, TOPOLOGY.hosts(group), one.spoil, one.mend, fault)
+
+
+def agreed(**settings):
+    """The command that changes what the members of PostgreSQL agree on."""
+    words = " ".join(f"--set {name}={value}" for name, value in settings.items())
+    return f"patronictl -c /etc/patroni/config.yml edit-config --force --quiet {words} && sleep 10"
+
+
+# Applications' HAProxy asks RabbitMQ no more than whether its port is open.
+PORT_ONLY = "/^listen rabbitmq/,/^listen redis/ { /tcp-check/d; s/ check-sni / no-check-ssl check-sni / }"
+HAPROXY = "/etc/haproxy/haproxy.cfg"
+
+CONTROLS = [
+    Control(
+        "synchronous replication", cluster.DATABASES[:1],
+        agreed(synchronous_mode="off", synchronous_mode_strict="false"),
+        agreed(synchronous_mode="quorum", synchronous_mode_strict="true"),
+        "leader-without-peers",
+    ),
+    known("confirms", "web", "rabbitmq-frozen-everywhere"),
+    known("late acks", "worker", "worker-killed"),
+    known("the record of executions", "worker", "rabbitmq-frozen-everywhere"),
+    Control(
+        "questions in the service's own protocol", TOPOLOGY.hosts("worker"),
+        f"cp -p {HAPROXY} {HAPROXY}.whole && sed -i {quote(PORT_ONLY)} {HAPROXY} && systemctl reload haproxy",
+        f"mv {HAPROXY}.whole {HAPROXY} && systemctl reload haproxy",
+        "rabbitmq-frozen",
+    ),
+]  # fmt: skip
+
+
+if __name__ == "__main__":
+    chosen = [control for control in CONTROLS if not sys.argv[1:] or control.protection in sys.argv[1:]]
+    detected = [control.missed(Path(tempfile.mkdtemp(prefix="quintet-"))) for control in chosen]
+    print(f"controls detected {sum(detected)} of {len(detected)}")
+    sys.exit(not all(detected))
