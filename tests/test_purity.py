@@ -24,7 +24,7 @@ MAGIC = {
     "omit",
     "item",
 }
-LOOKUPS = ("ansible.builtin.template", "ansible.builtin.pipe")
+LOOKUPS = ("rendered", "ansible.builtin.pipe")
 CONDITIONS = ("when", "that", "until", "failed_when", "changed_when")
 BLOCKS = ("block", "rescue", "always")
 SECRET = re.compile(r"password|secret|environment", re.IGNORECASE)
@@ -113,7 +113,7 @@ def names(texts):
 
 def looked_up(role, node):
     """The files of the templates that a lookup is for; a part of the name that is no constant is any."""
-    if node.args[0].value != "ansible.builtin.template":
+    if node.args[0].value != "rendered":
         return []
     parts = node.args[1].nodes if isinstance(node.args[1], jinja2.nodes.Concat) else [node.args[1]]
     wanted = "".join(part.value if isinstance(part, jinja2.nodes.Const) else "*" for part in parts)
@@ -324,7 +324,7 @@ FILE = {"path": "/x", "content": "{{ redis_users[0].password }}"}
 SHOWN = {
     "content": {"systemd_units": {"files": [FILE]}},
     "content of a template": {
-        "systemd_units": {"files": [{"content": "{{ lookup('ansible.builtin.template', 'users.acl.j2') }}"}]}
+        "systemd_units": {"files": [{"content": "{{ lookup('rendered', 'users.acl.j2') }}"}]}
     },
     "content in a dict of Jinja": {
         "systemd_units": {"files": "{{ [{'content': redis_users[0]['password']}] }}"},
@@ -353,10 +353,10 @@ def test_a_secret_that_is_hidden_is_none():
     [
         ("{%- set files = [] -%}{%- for a, b in redis_x -%}{{ files + a + b + c }}{%- endfor -%}{{ files }}", {"c"}),
         ("{%- for a in redis_x -%}{%- set d = a -%}{%- endfor -%}{{ d }}", {"d"}),
-        ("{{ lookup('ansible.builtin.template', x, template_vars={'item': y}) }}", {"x", "y"}),
+        ("{{ lookup('rendered', x, template_vars={'item': y}) }}", {"x", "y"}),
         ("{{ lookup('ansible.builtin.vars', 'foreign') }}", {"lookup"}),
-        ("{{ lookup('ansible.builtin.template', 'x.j2') ~ lookup('ansible.builtin.env', 'x') }}", {"lookup"}),
-        ("{{ query('ansible.builtin.template', 'x.j2') | foreign_filter }}", {"query"}),
+        ("{{ lookup('rendered', 'x.j2') ~ lookup('ansible.builtin.env', 'x') }}", {"lookup"}),
+        ("{{ query('rendered', 'x.j2') | foreign_filter }}", {"query"}),
     ],
 )
 def test_foreign_names_are_found(text, found):

@@ -78,7 +78,7 @@ EXAMPLES = r"""
   systemd_units:
     files:
       - path: /etc/nginx/conf.d/site.conf
-        content: "{{ lookup('ansible.builtin.template', 'site.conf.j2') }}"
+        content: "{{ lookup('rendered', 'site.conf.j2') }}"
     units:
       - name: nginx.service
         reload_after: [/etc/nginx/conf.d/site.conf]
