@@ -48,7 +48,7 @@ lint: .venv/test ## Ansible, YAML, Python, shell, and what is known against the 
 	git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run | xargs -0 shellcheck
 
 test-fast: .venv/test ## What needs no container: contract, templates, specs, purity, documents
-	$(run) pytest tests
+	$(run) pytest --numprocesses auto tests
 
 test-app: .venv/test ## The tests of the Django projects, on real services in a container (KEEP=1 leaves it running)
 	@command -v "$${CHROMIUM:-chromium}" google-chrome >/dev/null || tests/install.sh chromium "The browser test (or CHROMIUM=, another Chromium)"

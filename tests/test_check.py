@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -239,27 +238,24 @@ def ansible(inventories, topology, playbook):
     return result.returncode, " ".join((result.stdout + result.stderr).split())
 
 
-@pytest.fixture(scope="session")
-def runs(request, tmp_path_factory):
-    """All runs that were asked for, a few at a time, by the name of the case."""
-    wanted = [item.callspec.params["name"] for item in request.session.items if "runs" in item.fixturenames]
+@pytest.fixture
+def run(tmp_path):
+    """What came of a case, or of good input, by its name."""
 
-    def run(name, directory):
+    def run(name):
         if name in GOOD:
-            status, words = ansible(site(directory), GOOD[name], "check.yml")
+            status, words = ansible(site(tmp_path), GOOD[name], "check.yml")
         else:
             topology = HA if CASES[name].file == HA else TOPOLOGY
-            status, words = ansible(site(directory, CASES[name]), topology, "deploy.yml")
-        return Run(status, words.replace(str(directory), "<site>"), sorted(directory.glob(".cache/*/*")))
+            status, words = ansible(site(tmp_path, CASES[name]), topology, "deploy.yml")
+        return Run(status, words.replace(str(tmp_path), "<site>"), sorted(tmp_path.glob(".cache/*/*")))
 
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        # pytest makes directories in one thread only.
-        yield {name: pool.submit(run, name, tmp_path_factory.mktemp("site")) for name in wanted}
+    return run
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_refused(runs, name):
-    status, words, _ = runs[name].result()
+def test_bad_input_is_refused(run, name):
+    status, words, _ = run(name)
     assert not [said for said in CASES[name].says if said not in words], words
     assert status != 0
     assert "PLAY [Check what was asked for]" in words
@@ -268,8 +264,8 @@ def test_bad_input_is_refused(runs, name):
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_good_input_is_accepted_and_packed(runs, name):
-    status, words, packed = runs[name].result()
+def test_good_input_is_accepted_and_packed(run, name):
+    status, words, packed = run(name)
     assert status == 0, words
     assert "failed=1" not in words
     assert [path.parent.name for path in packed] == ["producer", "service"]
