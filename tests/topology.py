@@ -7,6 +7,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 
+from ansible._internal._templating._jinja_bits import AnsibleEnvironment, _TemplateCompileContext
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
@@ -17,6 +18,27 @@ from ansible.vars.manager import VariableManager
 ROOT = Path(__file__).parent.parent
 
 init_plugin_loader()
+
+
+def remembering(compiling):
+    """Jinja's compilation, once for each text: it is two thirds of what rendering costs, and Ansible forgets it."""
+    known = {}
+
+    def compiled(environment, source, *arguments, **more):
+        context = _TemplateCompileContext.current(optional=True)
+        lexing = (environment.variable_start_string, environment.block_start_string, environment.trim_blocks)
+        # A syntax tree, as of a condition, has no text to know it by.
+        key = (source, arguments, *more.items(), context and context.escape_backslashes, *lexing)
+        if not isinstance(source, str):
+            return compiling(environment, source, *arguments, **more)
+        if key not in known:
+            known[key] = compiling(environment, source, *arguments, **more)
+        return known[key]
+
+    return compiled
+
+
+AnsibleEnvironment.compile = remembering(AnsibleEnvironment.compile)
 
 
 class Topology:
