@@ -2,6 +2,7 @@
 
 import json
 import time
+import xml.etree.ElementTree as ET
 
 from verify import FIRST, TOPOLOGY, eventually, node, playbook
 from verify.releases import running
@@ -12,8 +13,8 @@ SECONDS = 60
 
 
 def ask(path, **extra):
-    """The exit status, what it says in one line, and the file for machines."""
-    result = playbook(STATUS, extra={"status_file": str(path)} | extra)
+    """The exit status, what it says in one line, and the file for machines; the page for people is beside it."""
+    result = playbook(STATUS, extra={"status_file": str(path), "status_page": str(path.with_suffix(".html"))} | extra)
     return result.returncode, " ".join(result.stdout.split()), json.loads(path.read_text())
 
 
@@ -39,6 +40,10 @@ def test_a_stack_that_is_well(tmp_path):
         assert said["hosts"][host]["certificates"]
         assert said["hosts"][host]["disks"]["/"]["free_percent"] > 0
         assert f"{host}: disk" in words
+    page = (tmp_path / "status.html").read_text()
+    ET.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
+    assert page.count('<g class="good"') == len(TOPOLOGY.hosts())
+    assert "All is well." in page
     assert '"changed": true' not in words
 
 
@@ -61,4 +66,7 @@ def test_what_is_wrong_is_said_and_is_an_error(tmp_path):
     assert f"{WORKER}: celery-service is inactive" in said["wrong"]
     assert [sentence for sentence in said["wrong"] if sentence.startswith("producer does not run one release: ")]
     assert f"{WORKER}: celery-service is inactive" in words
+    page = (tmp_path / "status.html").read_text()
+    assert f"<li>{WORKER}: celery-service is inactive</li>" in page
+    assert page.count('<g class="bad"') == 1
     eventually(lambda: ask(tmp_path / "status.json")[0] == 0, 60)
