@@ -14,6 +14,7 @@ SECRETS = {
     "broker_password": f"broker {UGLY}",
     "broker_passwords": {"producer": f"broker {UGLY}", "service": f"broker {UGLY}"},
     "broker_cookie": "cookie",
+    "backup_passphrase": "passphrase",
     "monitor_password": f"monitor {UGLY}",
     "redis_internal_password": f"redis internal {UGLY}",
     "redis_passwords": {"producer": f"redis {UGLY}", "service": f"redis {UGLY}"},

@@ -27,7 +27,7 @@ MAGIC = {
 LOOKUPS = ("rendered", "ansible.builtin.pipe")
 CONDITIONS = ("when", "that", "until", "failed_when", "changed_when")
 BLOCKS = ("block", "rescue", "always")
-SECRET = re.compile(r"password|secret|environment", re.IGNORECASE)
+SECRET = re.compile(r"password|passphrase|secret|environment", re.IGNORECASE)
 OURS = {path.stem for path in (ROOT / "plugins/modules").glob("*.py")}
 # Templates that cannot say who wrote them.
 UNMANAGED = {
@@ -312,6 +312,7 @@ def test_every_secret_is_found():
         ("django_project", "systemd_units.files.secret"),
         ("django_project", "systemd_units.files.secret.django_project_environment"),
         ("patroni", "postgresql_access.roles.password"),
+        ("pgbackrest", "systemd_units.files.secret"),
         ("postgresql", "postgresql_access.roles.password"),
         ("rabbitmq", "rabbitmq_access.users"),
         ("redis", "redis_group.masterauth"),

@@ -34,6 +34,9 @@ TEMPLATES = {
     "keepalived/keepalived.conf.j2": ("edge", None),
     "keepalived/quintet.conf.j2": ("edge", None),
     "keepalived/service.conf.j2": ("edge", None),
+    "pgbackrest/pgbackrest.conf.j2": ("postgresql", None),
+    "pgbackrest/quintet-backup.timer.j2": ("postgresql", "__pgbackrest_turns"),
+    "pgbackrest/quintet-backup@.service.j2": ("postgresql", None),
     "postgresql/checksums.conf.j2": ("postgresql", None),
     "postgresql/sandbox.conf.j2": ("postgresql", None),
     "rabbitmq/sandbox.conf.j2": ("rabbitmq", "[__rabbitmq_sandbox, __rabbitmq_epmd_sandbox]"),
@@ -206,6 +209,12 @@ FILES = {
         f"{UNITS}/postgresql@17-main.service.d/sandbox.conf": ("sandbox.conf.j2", 0, None, None),
         f"{UNITS}/postgresql@17-main.service.d/checksums.conf": ("checksums.conf.j2", 0, None, None),
     },
+    "pgbackrest": {
+        "/etc/pgbackrest/pgbackrest.conf": ("pgbackrest.conf.j2", 0, "postgres", "0640"),
+        f"{UNITS}/quintet-backup@.service": ("quintet-backup@.service.j2", 0, None, None),
+        f"{UNITS}/quintet-backup-full.timer": ("quintet-backup.timer.j2", 0, None, None),
+        f"{UNITS}/quintet-backup-diff.timer": ("quintet-backup.timer.j2", 1, None, None),
+    },
     "redis": {
         "/etc/redis/identity.pem": ("tls_identity", 0, "redis", "0640"),
         "/etc/redis/authorities.pem": ("tls_authorities", 0, None, None),
@@ -248,9 +257,9 @@ FILES = {
     },
 }
 GROUPS = {role: role for role in FILES} | {"celery_worker": "worker", "haproxy": "web", "hardening": "web"}
-GROUPS |= {"keepalived": "edge"}
+GROUPS |= {"keepalived": "edge", "pgbackrest": "postgresql"}
 GROUPS |= {"etcd": "etcd", "patroni": "postgresql"}
-SECRET_FILES = {"/etc/redis/users.acl"}
+SECRET_FILES = {"/etc/redis/users.acl", "/etc/pgbackrest/pgbackrest.conf"}
 
 
 def evaluated(topology, role, expression, **more):

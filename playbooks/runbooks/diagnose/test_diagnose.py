@@ -11,7 +11,7 @@ import pytest
 from verify import FIRST, TOPOLOGY, contract, node, playbook
 
 RUNBOOK = "runbooks/diagnose/playbook.yml"
-NAMES = ("broker_password", "broker_cookie", "monitor_password", "redis_internal_password")
+NAMES = ("broker_password", "broker_cookie", "backup_passphrase", "monitor_password", "redis_internal_password")
 BY_NAME = ("broker_passwords", "database_passwords", "redis_passwords", "django_secret_keys")
 KNOWN = [contract(name) for name in NAMES] + [one for name in BY_NAME for one in contract(name).values()]
 # Of which nobody knows that they are secret but by the words around them.
