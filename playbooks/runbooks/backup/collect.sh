@@ -1,0 +1,22 @@
+#!/bin/sh
+# collect.sh ARCHIVE PROJECT...: what of this host is not in PostgreSQL: the state of projects, what RabbitMQ was told,
+# and versions.
+set -eu
+umask 077
+archive=$1
+shift
+found=$(mktemp -d)
+trap 'rm -r "$found"' EXIT
+dpkg-query --show >"$found/packages.txt"
+for project; do
+  echo "$project $(readlink "/opt/quintet/$project/current" || echo none)"
+done >"$found/releases.txt"
+if systemctl --quiet is-active rabbitmq-server; then
+  rabbitmqctl --quiet export_definitions - --format json >"$found/definitions.json"
+fi
+for project; do
+  shift
+  [ ! -d "/var/lib/$project" ] || set -- "$@" "/var/lib/$project"
+done
+# What is written meanwhile (1) is taken as it is found.
+tar --create --gzip --file "$archive" --directory "$found" . "$@" 2>/dev/null || [ $? = 1 ]

@@ -1,0 +1,89 @@
+"""A backup is made and can be read by who has the passphrase; what is not in PostgreSQL is in one file, which nobody else reads."""
+
+import json
+import stat
+import subprocess
+import tarfile
+
+import pytest
+
+from verify import FIRST, TOPOLOGY, contract, deploy, manage, node, playbook
+
+RUNBOOK = "runbooks/backup/playbook.yml"
+HOST = TOPOLOGY.hosts("postgresql")[0]
+STANZA = contract("pgbackrest_stanza", HOST)
+OPEN = "openssl enc -d -aes-256-cbc -pbkdf2 -iter 600000 -pass stdin -in"
+
+
+def backups():
+    """What the repository has, oldest first."""
+    said = node(HOST).check_output(f"su postgres -c 'pgbackrest --stanza={STANZA} --output=json info'")
+    return json.loads(said)[0]["backup"]
+
+
+def opened(path, passphrase, to):
+    """Whether the file at path could be opened with this passphrase; what is in it is below `to` then."""
+    with (to / "all.tar").open("wb") as file:
+        done = subprocess.run([*OPEN.split(), path], input=passphrase.encode(), stdout=file, stderr=subprocess.PIPE)
+    if done.returncode:
+        return False
+    with tarfile.open(to / "all.tar") as archive:
+        archive.extractall(to, filter="data")
+    return True
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Where the sealed file is, and the backups before and after."""
+    manage(FIRST, "producer", "roundtrip")
+    place, before = tmp_path_factory.mktemp("backup") / "kept", backups()
+    result = playbook(RUNBOOK, "-vv", extra={"backup_to": str(place), "backup_type": "full"})
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert contract("backup_passphrase") not in result.stdout
+    [path] = place.iterdir()
+    assert str(path) in result.stdout
+    return path, before, backups()
+
+
+def test_there_is_one_more_and_no_error_in_it(made):
+    _, before, after = made
+    new = [one for one in after if one["label"] not in {old["label"] for old in before}]
+    assert [(one["type"], one["error"]) for one in new] == [("full", False)]
+
+
+@pytest.mark.usefixtures("made")
+def test_the_repository_is_encrypted():
+    files = node(HOST).check_output("find /var/lib/pgbackrest -type f").splitlines()
+    assert any("/archive/" in path for path in files)
+    assert any("/backup/" in path for path in files)
+    clear = "for path; do [ \"$(head -c 8 \"$path\")\" = Salted__ ] || echo \"$path\"; done"
+    assert node(HOST).check_output("sh -c %s sh " + " ".join(files), clear) == ""
+
+
+def test_the_rest_is_in_one_file_that_its_owner_opens(made, tmp_path):
+    path, _, _ = made
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not opened(path, "another passphrase", tmp_path)
+    assert opened(path, contract("backup_passphrase"), tmp_path)
+    assert (tmp_path / "secrets/broker_password").read_text().strip() == contract("broker_password")
+    names = {}
+    for host in TOPOLOGY.hosts():
+        with tarfile.open(tmp_path / f"{host}.tar.gz") as archive:
+            names[host] = {member.name: member for member in archive}
+            if "./definitions.json" in names[host]:
+                definitions = json.load(archive.extractfile("./definitions.json"))
+    assert {user["name"] for user in definitions["users"]} >= {"producer", "service", contract("broker_user")}
+    assert any("results.txt" in name for host in TOPOLOGY.hosts("worker") for name in names[host])
+    assert all("./packages.txt" in found for found in names.values())
+
+
+@pytest.mark.usefixtures("made")
+def test_nothing_is_left_and_a_deploy_has_nothing_to_do():
+    assert not [host for host in TOPOLOGY.hosts() if node(host).file("/var/tmp/quintet-backup.tar.gz").exists]
+    assert deploy(limit="postgresql")[0] == 0
+
+
+def test_what_it_does_not_know_is_refused():
+    result = playbook(RUNBOOK, extra={"backup_type": "total"})
+    assert result.returncode != 0
+    assert "It is one of full, diff, incr." in " ".join(result.stdout.split())
