@@ -69,6 +69,17 @@ class Server:
         }
 
 
+def hand_over(live):
+    """Commit something, and have the log until then taken into the repository, if it is. Gives the time before that."""
+    [[since], _] = live.ask("SELECT now(); SELECT pg_current_xact_id()")
+    [[file]] = live.ask("SELECT pg_walfile_name(pg_switch_wal())")
+    taken = f"SELECT 1 FROM pg_stat_archiver WHERE last_archived_wal >= '{file}'"
+    deadline = time.monotonic() + ARCHIVE_SECONDS
+    while not live.ask(taken) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return since
+
+
 def restore(stanza, version, port, to):
     """Restore into PLACE, and read all of the log. Gives the server, its last transaction's time, and the backup."""
     pgbackrest = ["pgbackrest", f"--stanza={stanza}", "--lock-path=/tmp"]
@@ -115,12 +126,7 @@ def drill(live, stanza, version, port, to):
     """Restore what is newest, and compare."""
     began = time.monotonic()
     before = live.counts()
-    # What is committed now must be there: its part of the log is handed over at once.
-    [[since], _] = live.ask("SELECT now(); SELECT pg_current_xact_id()")
-    [[file]] = live.ask("SELECT pg_walfile_name(pg_switch_wal())")
-    taken = f"SELECT 1 FROM pg_stat_archiver WHERE last_archived_wal >= '{file}'"
-    while not live.ask(taken) and time.monotonic() < began + ARCHIVE_SECONDS:
-        time.sleep(0.2)
+    since = hand_over(live)
     server, last, label = restore(stanza, version, port, to)
     seconds = time.monotonic() - began
     restored, after = server.counts(), live.counts()
@@ -144,6 +150,7 @@ def copy(live, stanza, version, port, to, name, new, owner):
     """A database of the backups, as a new one of the live server."""
     if new in live.databases():
         sys.exit(f"There is a database {new} already. Rename or drop it, or say -e restore_as=...")
+    hand_over(live)
     server, last, _ = restore(stanza, version, port, to)
     if name not in server.databases():
         sys.exit(f"There was no database {name} then.")

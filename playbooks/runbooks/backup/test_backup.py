@@ -51,6 +51,12 @@ def test_there_is_one_more_and_no_error_in_it(made):
     assert [(one["type"], one["error"]) for one in new] == [("full", False)]
 
 
+def test_more_are_made_by_themselves():
+    timers = node(HOST).check_output("systemctl list-timers --no-legend 'quintet-backup-*'").splitlines()
+    assert {line.split()[-1] for line in timers} == {f"quintet-backup@{one}.service" for one in ("full", "diff")}
+    assert not [line for line in timers if line.startswith("-")], "one is never due"
+
+
 @pytest.mark.usefixtures("made")
 def test_the_repository_is_encrypted():
     clear = """for path; do [ "$(head -c 8 "$path")" = Salted__ ] || echo "$path"; done"""

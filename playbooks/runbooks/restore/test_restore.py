@@ -106,6 +106,34 @@ def test_an_empty_host_is_not_taken_for_the_one_that_was_lost():
     assert_it_works()
 
 
+@pytest.fixture
+def other():
+    """The name of a database that is gone again in the end."""
+    yield "other"
+    node(HOST).check_output("su postgres -c 'dropdb --if-exists other'")
+
+
+def test_one_database_comes_back_beside_the_live_one(other):
+    before, _ = accept("before")
+    time.sleep(1)
+    at = datetime.now(UTC)
+    time.sleep(1)
+    after, _ = accept("after")
+    process = node(HOST).check_output(f"systemctl show --value --property MainPID {UNIT}")
+    asked = {"restore_to": at.isoformat(sep=" "), "restore_database": "producer", "restore_as": other}
+    result = playbook(RUNBOOK, extra=asked)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = sql(HOST, "SELECT id FROM jobs_job", other).splitlines()
+    assert before in found
+    assert after not in found
+    assert {before, after} <= states().keys()
+    assert node(HOST).check_output(f"systemctl show --value --property MainPID {UNIT}") == process
+    again = playbook(RUNBOOK, extra=asked)
+    assert again.returncode != 0
+    assert "There is a database other already." in " ".join(again.stdout.split())
+    assert deploy(limit="postgresql")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
@@ -114,6 +142,11 @@ def test_an_empty_host_is_not_taken_for_the_one_that_was_lost():
         ({"confirm": STACK}, "-e restore_to=latest, or a time with its zone"),
         ({"restore_to": "2026-11-27 02:00:00", "confirm": STACK}, "-e restore_to=latest, or a time with its zone"),
         ({"restore_to": "2001-01-01 00:00:00+00", "confirm": STACK}, "The oldest backup ended at"),
+        ({"restore_to": "2101-01-01 00:00:00+00", "confirm": STACK}, "which is yet to come"),
+        (
+            {"restore_to": "latest", "restore_timeline": "0", "confirm": STACK},
+            "restore_timeline is 0. The backups are of",
+        ),
         ({"restore_to": "latest", "restore_database": "produce"}, "It is one of producer, service"),
     ],
 )
