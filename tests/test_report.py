@@ -18,6 +18,7 @@ HOST = {
     "certificates": {"/etc/haproxy/identity.pem": {"until": "2028-11-22T22:37:24Z", "days": 700}},
     "disks": {"/": {"free_percent": 50, "free_gb": 5.0}},
     "postgresql": None,
+    "backups": None,
     "rabbitmq": None,
     "redis": {},
 }
@@ -38,6 +39,7 @@ WELL = {
                 "replicas": {"data2": REPLICA},
                 "counts": {"parked tasks": 3},
             },
+            "backups": {"last": "2026-11-23T02:30:09Z", "hours": 20, "log_fails_since": None},
             "rabbitmq": {"nodes": ["a", "b"], "running": ["a", "b"], "alarms": [], "partitions": {}, "queues": [QUEUE]},
         },
         "web1": HOST | {"units": {"nginx": UNIT}, "releases": {"producer": RELEASE}, "sites": {"producer": 200}},
@@ -57,6 +59,8 @@ WRONG = {
     "hosts data1 postgresql role": ("replica", "PostgreSQL has 0 leaders"),
     "hosts data1 postgresql replicas data2 state": ("catchup", "replica data2 is catchup"),
     "hosts data1 postgresql replicas data2 behind_bytes": (2**27, "replica data2 is streaming, 128.0 MiB behind"),
+    "hosts data1 backups hours": (49, "data1: the last backup of PostgreSQL was 49 hours ago"),
+    "hosts data1 backups log_fails_since": ("2026-11-23 20:00", "the log of PostgreSQL does not reach the backups"),
     "hosts data1 rabbitmq": (None, "data1: RabbitMQ does not answer"),
     "hosts data1 rabbitmq running": (["a"], "RabbitMQ: b is not in the cluster"),
     "hosts data1 rabbitmq alarms": (["disk"], "RabbitMQ: alarm disk"),
@@ -81,6 +85,7 @@ def test_a_stack_that_is_well():
         "  release   producer aaaaaaaaaaaa built 2026-11-23T22:39:28Z, 2 kept, page 200",
         "  replica   data2 streaming quorum, 0.0 MiB behind",
         "  count     parked tasks: 3",
+        "  backup    the last 2026-11-23T02:30:09Z",
         "  queue     rabbit/service 5 messages, 1 consumers",
     ):
         assert line in words

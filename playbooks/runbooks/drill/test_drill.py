@@ -24,6 +24,11 @@ def left():
     return machine.run(f"{look}; systemctl is-active quintet-beside").stdout.replace("inactive", "").strip()
 
 
+def hand_over():
+    """Have the log taken into the repository."""
+    node(HOST).check_output(f"su postgres -c 'pgbackrest --stanza={contract('pgbackrest_stanza', HOST)} check'")
+
+
 def assert_nothing_left():
     """systemd removes what is in the unit's /var/tmp right after its end."""
     eventually(lambda: left() == "", 5)
@@ -36,8 +41,7 @@ def table():
     sql(HOST, f"DROP TABLE IF EXISTS drill; CREATE TABLE drill AS SELECT generate_series(1, {ROWS}) AS id", "service")
     node(HOST).check_output("systemctl start quintet-backup@diff")
     sql(HOST, f"INSERT INTO drill SELECT generate_series(1, {ROWS})", "service")
-    # It has the log taken into the repository.
-    node(HOST).check_output(f"su postgres -c 'pgbackrest --stanza={contract('pgbackrest_stanza', HOST)} check'")
+    hand_over()
     yield
     sql(HOST, "DROP TABLE drill", "service")
 
@@ -67,6 +71,7 @@ def test_it_says_what_is_missing():
     finally:
         sql(HOST, "ALTER SYSTEM RESET archive_command")
         sql(HOST, "SELECT pg_reload_conf()")
+        hand_over()
     assert result.returncode != 0
     assert "it ends with the transaction of" in words(result)
     live = 12 * ROWS

@@ -152,6 +152,19 @@ def postgresql(counts):
     return found
 
 
+def backups(stanza):
+    """The newest backup of PostgreSQL (None: there is none), and since when the log is not taken."""
+    out = said("runuser", "-u", "postgres", "--", "pgbackrest", f"--stanza={stanza}", "--output=json", "info")
+    ends = [one["timestamp"]["stop"] for one in json.loads(out or "[{}]")[0].get("backup", [])]
+    sql = "SELECT last_failed_time FROM pg_stat_archiver WHERE last_failed_time > coalesce(last_archived_time, 'epoch')"
+    rows = ask_postgresql(sql)
+    return {
+        "last": utc(ends[-1]) if ends else None,
+        "hours": int((time.time() - ends[-1]) // 3600) if ends else None,
+        "log_fails_since": rows[0][0] if rows else None,
+    }
+
+
 def ask_rabbitmq(*words):
     """What rabbitmqctl says; None if it says nothing."""
     out = said("rabbitmqctl", "--quiet", "--formatter", "json", *words)
@@ -221,6 +234,7 @@ def main():
                 "certificates": certificates(),
                 "disks": disks(),
                 "postgresql": postgresql(given["counts"]) if os.path.isdir("/var/lib/postgresql") else None,
+                "backups": backups(given["stanza"]) if given["stanza"] else None,
                 "rabbitmq": rabbitmq(),
                 "redis": redis() if os.path.exists("/etc/redis/identity.pem") else {},
             }

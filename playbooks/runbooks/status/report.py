@@ -9,6 +9,7 @@ import sys
 
 CERTIFICATE_DAYS = 21
 FREE_PERCENT = 10
+BACKUP_HOURS = 48
 LAG_BYTES = 64 * 2**20
 WAITING = 1000
 
@@ -36,6 +37,11 @@ def wrong_on(host, said):
     for name, replica in database["replicas"].items():
         if replica["state"] != "streaming" or replica["behind_bytes"] > LAG_BYTES:
             yield f"{host}: replica {name} is {replica['state']}, {megabytes(replica['behind_bytes'])} behind"
+    if backups := said["backups"]:
+        if backups["hours"] is not None and backups["hours"] > BACKUP_HOURS:
+            yield f"{host}: the last backup of PostgreSQL was {backups['hours']} hours ago"
+        if backups["log_fails_since"]:
+            yield f"{host}: the log of PostgreSQL does not reach the backups ({backups['log_fails_since']})"
     if said["rabbitmq"] is None and "rabbitmq-server" in said["units"]:
         yield f"{host}: RabbitMQ does not answer"
 
@@ -103,6 +109,8 @@ def lines_of(hosts, broker):
                 yield f"  replica   {name} {replica['state']} {replica['sync']}, {behind} behind"
             for name, count in database["counts"].items():
                 yield f"  count     {name}: {count}"
+        if backups := said["backups"]:
+            yield f"  backup    the last {backups['last'] or 'is yet to come'}"
         for port, one in said["redis"].items():
             yield f"  redis     port {port} {one['role']}, {one['replicas']} replicas"
     if broker:
