@@ -312,7 +312,7 @@ def test_every_secret_is_found():
         ("django_project", "systemd_units.files.secret"),
         ("django_project", "systemd_units.files.secret.django_project_environment"),
         ("patroni", "postgresql_access.roles.password"),
-        ("pgbackrest", "systemd_units.files.secret"),
+        ("pgbackrest", "systemd_units.files.secret.repo1-cipher-pass"),
         ("postgresql", "postgresql_access.roles.password"),
         ("rabbitmq", "rabbitmq_access.users"),
         ("redis", "redis_group.masterauth"),

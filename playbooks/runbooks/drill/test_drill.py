@@ -61,6 +61,7 @@ def test_it_restores_counts_and_leaves_nothing():
     assert deploy(limit="postgresql")[0] == 0
 
 
+@pytest.mark.slow
 def test_it_says_what_is_missing():
     """The log goes nowhere: what was committed since is in no backup."""
     sql(HOST, "ALTER SYSTEM SET archive_command = 'false'")
