@@ -55,6 +55,13 @@ def wide():
             path.unlink()
 
 
+@pytest.fixture
+def small(monkeypatch):
+    """The topology without them, whatever was before."""
+    for module in (verify, verify.stream):
+        monkeypatch.setattr(module, "TOPOLOGY", SMALL)
+
+
 def services(host):
     """The units of Quintet's tiers that a host runs, or would start at boot."""
     patterns = "'celery-*' 'beat-*' 'gunicorn-*' 'relay-*' 'nginx*' 'haproxy*'"
@@ -128,16 +135,15 @@ def test_nothing_is_lost(scaled):
     assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
 
 
-@pytest.mark.usefixtures("scaled")
-def test_the_others_forget_it_and_then_nothing_changes(monkeypatch):
-    for module in (verify, verify.stream):
-        monkeypatch.setattr(module, "TOPOLOGY", SMALL)
+@pytest.mark.usefixtures("scaled", "small")
+def test_the_others_forget_it_and_then_nothing_changes():
     assert deploy()[0] > 0
     for host in ("postgresql1", "rabbitmq1", "redis1"):
         assert ".200" not in node(host).check_output("nft list table inet quintet")
     assert deploy()[0] == 0
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
