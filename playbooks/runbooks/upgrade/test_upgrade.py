@@ -102,6 +102,7 @@ def test_what_has_no_data_is_upgraded_on_one_host_after_the_other(newer):
     assert "Nothing changed. There was nothing to upgrade." in " ".join(upgrade("--limit", APPS[0]).split())
 
 
+@pytest.mark.slow
 def test_what_has_data_is_upgraded_when_its_tier_is_named(newer):
     old, new = newer(REDIS, "redis-server")
     before = {unit: process(REDIS, f"redis-server@{unit}") for unit in ("results", "cache")}
