@@ -11,6 +11,7 @@ description:
     readable by their owner alone.
   - An authority gets a successor long before it ends. The successor is trusted at once and signs only when certificates
     of its predecessor would outlive it, so that every deploy in between, a year long by default, lets the hosts know.
+  - Somebody in a hurry makes one by C(successor), and leads it through the same steps by C(succession).
 options:
   directory:
     description: Where authorities and certificates are kept.
@@ -28,6 +29,15 @@ options:
     description: Days that an authority is valid; more than twice as many.
     type: int
     default: 3650
+  successor:
+    description: Number of an authority that is to succeed those before it at once. None by default.
+    type: int
+    default: 0
+  succession:
+    description: How far it has come. It is trusted as well, or also signs what hosts have, or is the only one, and the others are gone.
+    type: str
+    choices: [trusted, signs, alone]
+    default: trusted
 author: Quintet
 """
 
@@ -43,6 +53,10 @@ EXAMPLES = r"""
 RETURN = r"""
 made:
   description: The files that were made, such as C(redis1.pem).
+  type: list
+  returned: always
+removed:
+  description: The files of authorities that were succeeded.
   type: list
   returned: always
 """
@@ -119,9 +133,10 @@ def names_of(certificate):
 class Store:
     """The directory. `now` is aware of its time zone; with `dry` nothing is written."""
 
-    def __init__(self, directory, now, days, authority_days, dry=False):
+    def __init__(self, directory, now, days, authority_days, dry=False, successor=0, succession="trusted"):
         self.directory, self.now, self.days, self.authority_days, self.dry = directory, now, days, authority_days, dry
-        self.made = []
+        self.successor, self.succession = successor, succession
+        self.made, self.removed = [], []
 
     def content(self, name):
         """The bytes of a file; none, if there is none."""
@@ -154,14 +169,25 @@ class Store:
         return (certificate.not_valid_after_utc - self.now) / datetime.timedelta(days=1)
 
     def authorities(self):
-        """Those that are valid, the oldest first, each with its key; a new one if the last has not long to go."""
+        """Those that are valid, by number, each with its key; a new one if the last has not long to go, or is to succeed."""
         names = os.listdir(self.directory) if os.path.isdir(self.directory) else []
         numbers = sorted(int(match[1]) for match in map(AUTHORITY.fullmatch, names) if match)
-        found = [one for one in (self.read(f"authority-{number}.pem") for number in numbers) if one]
-        found = [one for one in found if self.days_left(one[0]) > 0]
-        if not found or self.days_left(found[-1][0]) < 1.5 * self.days:
-            found.append(self.new_authority(max(numbers, default=0) + 1))
+        found = {number: one for number in numbers if (one := self.read(f"authority-{number}.pem"))}
+        found = {number: one for number, one in found.items() if self.days_left(one[0]) > 0}
+        last = max(numbers, default=0)
+        if not found or last < self.successor or self.days_left(found[max(found)][0]) < 1.5 * self.days:
+            new = max(last + 1, self.successor)
+            found[new] = self.new_authority(new)
+        if self.succession == "alone":
+            for number in [number for number in numbers if number < self.successor]:
+                self.remove(f"authority-{number}.pem")
+                found.pop(number, None)
         return found
+
+    def remove(self, name):
+        self.removed.append(name)
+        if not self.dry:
+            os.remove(os.path.join(self.directory, name))
 
     def new_authority(self, number):
         key = ec.generate_private_key(ec.SECP256R1())
@@ -190,11 +216,13 @@ class Store:
     def fill(self, certificates):
         """All that is wanted."""
         authorities = self.authorities()
-        trusted = b"".join(one.public_bytes(serialization.Encoding.PEM) for one, _ in authorities)
+        trusted = b"".join(one.public_bytes(serialization.Encoding.PEM) for one, _ in authorities.values())
         if self.content("authorities.pem") != trusted:
             self.write("authorities.pem", trusted)
-        lasting = [one for one in authorities if self.days_left(one[0]) > self.days]
-        signer, signer_key = (lasting or authorities[-1:])[0]
+        first = 0 if self.succession == "trusted" else self.successor
+        candidates = [one for number, one in authorities.items() if number >= first]
+        lasting = [one for one in candidates if self.days_left(one[0]) > self.days]
+        signer, signer_key = (lasting or candidates[-1:])[0]
         for name, names in certificates.items():
             found = self.read(f"{name}.pem")
             if found and self.fits(found, names, signer):
@@ -221,6 +249,8 @@ def main():
             "certificates": {"type": "dict", "required": True},
             "days": {"type": "int", "default": 730},
             "authority_days": {"type": "int", "default": 3650},
+            "successor": {"type": "int", "default": 0},
+            "succession": {"type": "str", "choices": ["trusted", "signs", "alone"], "default": "trusted"},
         },
     )
     given = module.params
@@ -228,7 +258,10 @@ def main():
         module.fail_json(msg="authority_days must be more than twice days")
     os.umask(0o077)
     now = datetime.datetime.now(datetime.UTC)
-    store = Store(given["directory"], now, given["days"], given["authority_days"], module.check_mode)
+    store = Store(
+        *(given["directory"], now, given["days"], given["authority_days"], module.check_mode),
+        *(given["successor"], given["succession"]),
+    )
     if module.check_mode:
         store.fill(given["certificates"])
     else:
@@ -237,7 +270,7 @@ def main():
         with open(os.path.join(given["directory"], ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             store.fill(given["certificates"])
-    module.exit_json(changed=bool(store.made), made=store.made)
+    module.exit_json(changed=bool(store.made or store.removed), made=store.made, removed=store.removed)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ options:
       name: {description: Its name., type: str, required: true}
       password: {description: Its password., type: str, required: true}
       member_of: {description: Roles of PostgreSQL's own whose rights it has., type: list, elements: str, default: []}
+      acts_as: {description: "The role that it becomes whenever it logs in: a second name with a password of its own.", type: str}
+      state: {description: Whether it is there., type: str, choices: [present, absent], default: present}
   databases:
     description: The databases.
     type: list
@@ -69,7 +71,8 @@ SELECT json_build_object(
   'roles', (SELECT json_object_agg(rolname, json_build_object(
      'password', rolpassword, 'login', rolcanlogin,
      'more', rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls,
-     'member_of', ARRAY(SELECT pg_get_userbyid(roleid) FROM pg_auth_members WHERE member = pg_authid.oid)))
+     'member_of', ARRAY(SELECT pg_get_userbyid(roleid) FROM pg_auth_members WHERE member = pg_authid.oid),
+     'settings', (SELECT setconfig FROM pg_db_role_setting WHERE setrole = pg_authid.oid AND setdatabase = 0)))
    FROM pg_authid),
   'databases', (SELECT json_object_agg(datname, json_build_object(
      'owner', pg_get_userbyid(datdba), 'public', has_database_privilege('public', oid, 'CONNECT'),
@@ -138,18 +141,24 @@ def grants(owner, user, schemas):
 
 def role_difference(found, wanted):
     """The statements for one role."""
-    name = identifier(wanted["name"])
+    name, acts_as = identifier(wanted["name"]), wanted.get("acts_as")
+    if wanted.get("state") == "absent":
+        if found:
+            yield f"DROP ROLE {name}", None
+        return
     if found is None:
         yield f"CREATE ROLE {name} {ATTRIBUTES} PASSWORD", verifier(wanted["password"])
-        found = {"member_of": []}
+        found = {"member_of": [], "settings": None}
     else:
         if found["more"] or not found["login"]:
             yield f"ALTER ROLE {name} {ATTRIBUTES}", None
         if not password_matches(wanted["password"], found["password"]):
             yield f"ALTER ROLE {name} PASSWORD", verifier(wanted["password"])
-    for role in wanted["member_of"]:
+    for role in wanted["member_of"] + ([acts_as] if acts_as else []):
         if role not in found["member_of"]:
             yield f"GRANT {identifier(role)} TO {name}", None
+    if acts_as and f"role={acts_as}" not in (found["settings"] or []):
+        yield f"ALTER ROLE {name} SET role TO {identifier(acts_as)}", None
 
 
 def database_difference(found, inside, wanted):
@@ -241,6 +250,8 @@ def main():
                     "name": {"type": "str", "required": True},
                     "password": {"type": "str", "required": True, "no_log": True},
                     "member_of": {"type": "list", "elements": "str", "default": []},
+                    "acts_as": {"type": "str"},
+                    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
                 },
             },
             "databases": {

@@ -2,7 +2,7 @@
 
 DJANGO_SETTINGS_MODULE is this module where `settings_overlay` is true, and QUINTET_SETTINGS names the project's own.
 Read from the environment: DATABASE_URL, CACHE_URL, CELERY_BROKER_URL, CELERY_RESULT_BACKEND, SECRET_KEY, ALLOWED_HOSTS,
-STATIC_ROOT, MEDIA_ROOT and CSRF_TRUSTED_ORIGINS. What is not given stays as it is in theirs; DEBUG is always off.
+SECRET_KEY_FALLBACKS, STATIC_ROOT, MEDIA_ROOT and CSRF_TRUSTED_ORIGINS. What is not given stays as it is in theirs; DEBUG is always off.
 """
 
 import importlib
@@ -72,7 +72,7 @@ def overlay(theirs, environment):
         made["CACHES"] = caches | {"default": cache(url, caches.get("default") or {})}
     made |= celery(environment.get("CELERY_BROKER_URL", ""), environment.get("CELERY_RESULT_BACKEND", ""), theirs)
     made |= {name: environment[name] for name in ("SECRET_KEY", "STATIC_ROOT", "MEDIA_ROOT") if environment.get(name)}
-    for name in ("ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS"):
+    for name in ("ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "SECRET_KEY_FALLBACKS"):
         if environment.get(name):
             made[name] = [one.strip() for one in environment[name].split(",") if one.strip()]
     return made
