@@ -92,7 +92,7 @@ def foreign(tmp_path):
 @pytest.fixture
 def expired():
     """A certificate of our own authority, which was good for a month and is over."""
-    pem = Path(contract("secrets_dir"), "tls/authority-1.pem").read_bytes()
+    pem = min(Path(contract("secrets_dir"), "tls").glob("authority-*.pem")).read_bytes()
     signer, key = x509.load_pem_x509_certificate(pem), serialization.load_pem_private_key(pem, None)
     then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=40)
     own_key = ec.generate_private_key(ec.SECP256R1())
