@@ -15,9 +15,9 @@ NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 HOSTS = {"redis1": ["redis1.example", "redis.example"], "web1": ["web1.example"]}
 
 
-def fill(directory, days=0, certificates=HOSTS, dry=False):
+def fill(directory, days=0, certificates=HOSTS, dry=False, **succession):
     """Deploy so many days later: gives the files that were made."""
-    store = authority.Store(str(directory), NOW + datetime.timedelta(days=days), 730, 3650, dry)
+    store = authority.Store(str(directory), NOW + datetime.timedelta(days=days), 730, 3650, dry, **succession)
     store.fill(certificates)
     return store.made
 
@@ -102,6 +102,24 @@ def test_an_authority_has_a_successor_that_is_trusted_long_before_it_signs(tmp_p
         before = trusted(tmp_path)
     assert len(signers) == 3
     assert len(before) <= 2
+
+
+def test_an_authority_is_succeeded_in_three_steps_each_of_which_those_before_and_after_it_trust(tmp_path):
+    fill(tmp_path)
+    before, steps = trusted(tmp_path), {"trusted": [], "signs": ["redis1.pem", "web1.pem"], "alone": []}
+    old = (tmp_path / "redis1.pem").read_bytes()
+    for step, made in steps.items():
+        found = fill(tmp_path, successor=2, succession=step)
+        assert [name for name in found if not name.startswith("authorit")] == made
+        assert fill(tmp_path, successor=2, succession=step) == [], "a step that is repeated makes something"
+        signer = verify(tmp_path, "redis1", "redis.example").issuer
+        assert signer in [one.subject for one in before], "a host that is one step behind would refuse it"
+        before = trusted(tmp_path)
+    assert fill(tmp_path) == [], "a deploy afterwards makes something"
+    assert not (tmp_path / "authority-1.pem").exists()
+    (tmp_path / "redis1.pem").write_bytes(old)
+    with pytest.raises(VerificationError):
+        verify(tmp_path, "redis1", "redis.example")
 
 
 def test_only_its_owner_reads_it(tmp_path):

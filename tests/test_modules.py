@@ -433,6 +433,15 @@ def inside(granted=True, schemas=("public",)):
 
 ROLES = [{"name": name, "password": "pencil", "member_of": []} for name in ("app_owner", "app")]
 APP = {"name": "app", "owner": "app_owner", "user": "app"}
+STAND_IN = {"name": "app-next", "password": "pencil", "member_of": [], "acts_as": "app"}
+
+
+def with_stand_in():
+    found = server()
+    found["roles"]["app-next"] = found["roles"]["app"] | {"member_of": ["app"], "settings": ["role=app"]}
+    return found
+
+
 OWN = {"name": "app", "owner": "app", "user": "app"}
 ONLY = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
 NEW = 'CREATE DATABASE "app" OWNER "{}" ENCODING \'UTF8\' TEMPLATE template0'
@@ -507,6 +516,17 @@ STATEMENTS = {
         server({"member_of": ["pg_monitor"]}), inside(),
         [ROLES[0], ROLES[1] | {"member_of": ["pg_monitor", 'a"b']}], APP, ['GRANT "a""b" TO "app"'],
     ),
+    "a stand-in": (
+        server(), inside(), [*ROLES, STAND_IN], APP,
+        [f'CREATE ROLE "app-next" {ONLY} PASSWORD ...', 'GRANT "app" TO "app-next"', 'ALTER ROLE "app-next" SET role TO "app"'],
+    ),
+    "a stand-in already": (
+        with_stand_in(), inside(), [*ROLES, STAND_IN], APP, [],
+    ),
+    "a stand-in that goes": (
+        with_stand_in(), inside(), [*ROLES, STAND_IN | {"state": "absent"}], APP, ['DROP ROLE "app-next"'],
+    ),
+    "a stand-in that is gone": (server(), inside(), [*ROLES, STAND_IN | {"state": "absent"}], APP, []),
 }  # fmt: skip
 
 
