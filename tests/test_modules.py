@@ -518,7 +518,10 @@ STATEMENTS = {
     ),
     "a stand-in": (
         server(), inside(), [*ROLES, STAND_IN], APP,
-        [f'CREATE ROLE "app-next" {ONLY} PASSWORD ...', 'GRANT "app" TO "app-next"', 'ALTER ROLE "app-next" SET role TO "app"'],
+        [
+            f'CREATE ROLE "app-next" {ONLY} PASSWORD ...', 'GRANT "app" TO "app-next"',
+            'ALTER ROLE "app-next" SET role TO "app"',
+        ],
     ),
     "a stand-in already": (
         with_stand_in(), inside(), [*ROLES, STAND_IN], APP, [],

@@ -34,7 +34,7 @@ options:
     type: int
     default: 0
   succession:
-    description: How far it has come. It is trusted as well, or also signs what hosts have, or is the only one, and the others are gone.
+    description: How far it has come. It is trusted as well, or also signs, or is the only one, and the others are gone.
     type: str
     choices: [trusted, signs, alone]
     default: trusted
@@ -169,7 +169,7 @@ class Store:
         return (certificate.not_valid_after_utc - self.now) / datetime.timedelta(days=1)
 
     def authorities(self):
-        """Those that are valid, by number, each with its key; a new one if the last has not long to go, or is to succeed."""
+        """Those that are valid, by number, each with its key; a new one if the last ends soon, or is to succeed."""
         names = os.listdir(self.directory) if os.path.isdir(self.directory) else []
         numbers = sorted(int(match[1]) for match in map(AUTHORITY.fullmatch, names) if match)
         found = {number: one for number in numbers if (one := self.read(f"authority-{number}.pem"))}

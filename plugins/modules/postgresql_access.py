@@ -23,7 +23,7 @@ options:
       name: {description: Its name., type: str, required: true}
       password: {description: Its password., type: str, required: true}
       member_of: {description: Roles of PostgreSQL's own whose rights it has., type: list, elements: str, default: []}
-      acts_as: {description: "The role that it becomes whenever it logs in: a second name with a password of its own.", type: str}
+      acts_as: {description: The role that it becomes at login; it is a second name with its own password., type: str}
       state: {description: Whether it is there., type: str, choices: [present, absent], default: present}
   databases:
     description: The databases.
