@@ -43,6 +43,7 @@ def begin(directory, names):
 
 
 def main(directory, what, *rest):
+    os.umask(0o077)
     directory = Path(directory)
     path = directory / "rotation.json"
     # Two at once would be one too many.
