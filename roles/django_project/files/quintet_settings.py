@@ -2,7 +2,8 @@
 
 DJANGO_SETTINGS_MODULE is this module where `settings_overlay` is true, and QUINTET_SETTINGS names the project's own.
 Read from the environment: DATABASE_URL, CACHE_URL, CELERY_BROKER_URL, CELERY_RESULT_BACKEND, SECRET_KEY, ALLOWED_HOSTS,
-SECRET_KEY_FALLBACKS, STATIC_ROOT, MEDIA_ROOT and CSRF_TRUSTED_ORIGINS. What is not given stays as it is in theirs; DEBUG is always off.
+SECRET_KEY_FALLBACKS, STATIC_ROOT, MEDIA_ROOT and CSRF_TRUSTED_ORIGINS. What is not given stays as it is in theirs;
+DEBUG is always off.
 """
 
 import importlib
