@@ -1,4 +1,4 @@
-"""The state of a rotation, `rotation.json` beside the secrets: its phase, what is old and new by file, and an authority.
+"""The state of a rotation, `rotation.json` beside the secrets: its phase, old and new ones by file, and an authority.
 
 state.py DIRECTORY begin FILE...    new secrets, unless a rotation is under way; `tls` stands for the certificates
 state.py DIRECTORY phase NUMBER     that phase, unless it has got further

@@ -1,4 +1,4 @@
-"""Every secret is replaced under a stream of jobs and visits: nobody is refused, nothing is lost, no old one is good."""
+"""Every secret is replaced under a stream of jobs and visits: nobody is refused, nothing is lost, no old one good."""
 
 import contextlib
 import json
