@@ -988,6 +988,23 @@ def test_nobody_sees_half_of_it(tmp_path, before, what, seen):
     assert [state for state, next_state in zip(states, [*states[1:], None], strict=True) if state != next_state] == seen
 
 
+def test_what_its_reader_does_not_take_is_not_written(tmp_path):
+    """And nothing of it is left, nor said to be done."""
+    (tmp_path / "x").write_text("old")
+    one = host()
+    seen = []
+    one.module.run_command = lambda command: seen.append(command) or (1, "", f"{command[-1]}:1: no")
+    with pytest.raises(Stop, match=f"{tmp_path}/x is left as it was: {tmp_path}/x:1: no"):
+        one.write(file(tmp_path / "x", content="new", accept=["check", "--file"]))
+    assert [command[:2] for command in seen] == [["check", "--file"]]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_text() == "old"
+    assert one.actions == []
+    one.module.run_command = lambda command: (0, "", "")
+    one.write(file(tmp_path / "x", content="new", accept=["check", "--file"]))
+    assert (tmp_path / "x").read_text() == "new"
+
+
 def test_a_secret_never_has_a_wider_mode(tmp_path, umask):
     path, modes = tmp_path / "x", []
     umask(0)

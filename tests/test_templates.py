@@ -274,6 +274,8 @@ def test_files(each, edged, role):
     expected = []
     for path, (source, turn, group, mode) in FILES[role].items():
         file = {"path": path, "group": group, "mode": mode}
+        if path == "/etc/quintet/firewall.nft":
+            file["accept"] = ["sh", "-c", evaluated(each, role, "__hardening_accept"), "sh"]
         if path.endswith(".json"):
             file["content"] = "{}"
         elif source is None:

@@ -30,6 +30,13 @@ options:
       owner: {description: Owner., type: str, default: root}
       group: {description: Group., type: str, default: root}
       mode: {description: Permissions, octal., type: str, default: "0644"}
+      accept:
+        description: >-
+          A command that must take the new file, whose path is its last word, for good. Else nothing is changed, and the
+          call fails with what the command says.
+        type: list
+        elements: str
+        default: []
   units:
     description: The units.
     type: list
@@ -184,8 +191,11 @@ def make_directory(path):
         os.chmod(path, 0o755)
 
 
-def replace(path, want):
-    """Put what is wanted at a path, by a rename: nobody sees half of it, nor a secret before its mode is set."""
+def replace(path, want, look=lambda beside: None):
+    """Put what is wanted at a path, by a rename: nobody sees half of it, nor a secret before its mode is set.
+
+    What is to be renamed may be looked at before.
+    """
     make_directory(os.path.dirname(path))
     beside = f"{path}.{os.getpid()}.quintet"
     if "link" in want:
@@ -198,6 +208,7 @@ def replace(path, want):
             os.fchmod(descriptor, want["mode"])
             file.flush()
             os.fsync(descriptor)
+    look(beside)
     os.replace(beside, path)
 
 
@@ -240,7 +251,15 @@ class Host:
             os.chown(path, *want["ids"])
             os.chmod(path, want["mode"])
         else:
-            replace(path, want)
+            replace(path, want, lambda beside: self.accept(file, beside))
+
+    def accept(self, file, beside):
+        code, out, err = self.module.run_command([*file["accept"], beside]) if file["accept"] else (0, "", "")
+        if code:
+            os.remove(beside)
+            self.actions.remove(f"write {file['path']}")
+            said = (err.strip() or out.strip()).replace(beside, file["path"])
+            self.module.fail_json(msg=f"{file['path']} is left as it was: {said}", actions=self.actions)
 
     def systemctl(self, *arguments):
         code, out, err = self.module.run_command(["systemctl", *arguments])
@@ -333,6 +352,7 @@ def main():
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
                     "mode": {"type": "str", "default": "0644"},
+                    "accept": {"type": "list", "elements": "str", "default": []},
                 },
                 "mutually_exclusive": [("content", "secret", "copy", "link", "absent")],
                 "required_one_of": [("content", "secret", "copy", "link", "absent")],
