@@ -84,6 +84,12 @@ CASES = {
     "two services on one port": Case(
         PROJECT, "cache_port: 6380", "cache_port: 6379", ("Two services", "cache_port", "6379", IN_PROJECT)
     ),
+    "no address for the firewall": Case(
+        PROJECT,
+        "firewall_extra_rules: []",
+        "firewall_extra_rules: [{port: 9100, sources: [192.0.2.0/24, 192.0.2.300]}]",
+        ("firewall_extra_rules", "neither an address nor a network: 192.0.2.300.", IN_PROJECT),
+    ),
     "no URL": Case(SITE, "http://192.0.2.1\n", "192.0.2.1\n", ("application_url is no URL: 192.0.2.1", IN_PROJECT)),
     "no certificate": Case(
         PROJECT,

@@ -1,5 +1,6 @@
-"""A project's environment, as a human wrote it, with the places of the services filled in."""
+"""What a human wrote: a project's environment, with the places of the services filled in; addresses."""
 
+import ipaddress
 import re
 
 # Whatever else stands in braces, JSON for example, is the project's own.
@@ -23,9 +24,21 @@ def misfits(environment, names):
     ]
 
 
+def no_networks(values):
+    """Those that are neither an address nor a network."""
+
+    def is_one(value):
+        try:
+            return bool(ipaddress.ip_network(value, strict=False))
+        except ValueError:
+            return False
+
+    return [value for value in values if not is_one(value)]
+
+
 class FilterModule:
     """What Ansible looks for."""
 
     def filters(self):
         """By name."""
-        return {"fill": fill, "misfits": misfits}
+        return {"fill": fill, "misfits": misfits, "no_networks": no_networks}
