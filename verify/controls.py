@@ -121,7 +121,12 @@ CONTROLS = [
     Control(
         "the check of a service's certificate", FIRST,
         *changed("/etc/haproxy/haproxy.cfg", "ssl verify required", "ssl verify none", "haproxy"),
-        "common/test_encryption.py::test_an_impostor_hears_nothing",
+        "common/test_encryption.py::test_an_impostor_hears_nothing[redis]",
+    ),
+    Control(
+        "the check of a service's name", FIRST,
+        *changed("/etc/haproxy/haproxy.cfg", f" verifyhost {contract('service_names.redis')}", "", "haproxy"),
+        "common/test_encryption.py::test_an_impostor_hears_nothing[redis]",
     ),
     Control(
         "certificates of clients at Redis", CACHE,
@@ -233,6 +238,24 @@ CONTROLS = [
         "nft add rule inet quintet input tcp dport 5432 accept", "systemctl restart quintet-firewall",
         "common/test_hosts.py::test_a_host_reaches_no_port_but_those_that_are_for_it",
     ),
+    Control(
+        "who may reach a port from outside", DATABASE,
+        "nft add rule inet quintet input tcp dport 5432 accept", "systemctl restart quintet-firewall",
+        "common/test_hosts.py::test_from_outside_no_port_is_open_but_those_for_everybody",
+    ),
+    Control(
+        "the firewall for what is not TCP", DATABASE,
+        *changed(
+            "/etc/quintet/firewall.nft", "iif lo accept", "iif lo accept\n        meta l4proto udp accept",
+            "quintet-firewall", "reload",
+        ),
+        f"common/test_hosts.py::test_the_firewall_drops_it_by_ipv6_and_by_udp_as_well[{DATABASE}]",
+    ),
+    Control(
+        "the limit of the journal", CACHE,
+        *without("/etc/systemd/journald.conf.d/quintet.conf", "systemctl restart systemd-journald"),
+        f"common/test_hosts.py::test_the_journal_has_a_limit[{CACHE}]",
+    ),
     *(
         Control(
             f"the sandbox of {unit}", host,
@@ -265,6 +288,16 @@ CONTROLS = [
         f"chmod 644 {contract('projects_directory')}/service/environment",
         f"chmod 600 {contract('projects_directory')}/service/environment",
         "common/test_hosts.py::test_secrets_are_in_no_file_that_everybody_reads",
+    ),
+    Control(
+        "the rights of a private key", CACHE, "chmod 644 /etc/redis/identity.pem", "chmod 640 /etc/redis/identity.pem",
+        f"common/test_hosts.py::test_secrets_are_in_no_file_that_everybody_reads[{CACHE}]",
+    ),
+    Control(
+        "an environment of one's own", WORKER,
+        f"chmod 644 {contract('projects_directory')}/service/environment",
+        f"chmod 600 {contract('projects_directory')}/service/environment",
+        f"common/test_hosts.py::test_nobody_reads_the_environment_of_a_service[{WORKER}]",
     ),
 ]  # fmt: skip
 

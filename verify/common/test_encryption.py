@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.samples import module
-from verify import FIRST, TOPOLOGY, contract, eventually, manage, node
+from verify import FIRST, TOPOLOGY, contract, deploy, eventually, manage, node
+from verify.tiers import PATRONI, UNITS
 
 authority = module("certificate_authority")
 # Each service's port on its host, and whether whoever reaches it needs a certificate, as (name, host, port, mutual).
@@ -63,8 +64,8 @@ def own(name):
     return contract(name, FIRST)
 
 
-def handshake(link, **more):
-    """What a client on the first web host sees of a service."""
+def handshake(link, client=FIRST, **more):
+    """What a client, on the first web host, sees of a service."""
     name, host, port, mutual = link
     given = {
         "name": name,
@@ -76,28 +77,33 @@ def handshake(link, **more):
         "identity": own("tls_identity"),
         "authorities": own("tls_authorities"),
     } | more
-    result = node(FIRST).run(f"python3 -c {quote(HANDSHAKE)} <<'QUINTET'\n{json.dumps(given)}\nQUINTET")
+    result = node(client).run(f"python3 -c {quote(HANDSHAKE)} <<'QUINTET'\n{json.dumps(given)}\nQUINTET")
     assert result.rc == 0, result.stderr
     return json.loads(result.stdout)
 
 
-@pytest.fixture
-def foreign(tmp_path):
+def foreign(host, directory):
     """A certificate with the right names, by an authority that calls itself like ours."""
+    now = datetime.datetime.now(datetime.UTC)
+    authority.Store(str(directory), now, 730, 3650).fill(contract("host_certificates"))
+    return (directory / f"{host}.pem").read_text()
 
-    authority.Store(str(tmp_path), datetime.datetime.now(datetime.UTC), 730, 3650).fill(contract("host_certificates"))
-    return (tmp_path / f"{FIRST}.pem").read_text()
 
-
-@pytest.fixture
-def expired():
-    """A certificate of our own authority, which was good for a month and is over."""
+def issued(names, days_ago=0):
+    """A certificate of our own authority, good for a month."""
     pem = min(Path(contract("secrets_dir"), "tls").glob("authority-*.pem")).read_bytes()
     signer, key = x509.load_pem_x509_certificate(pem), serialization.load_pem_private_key(pem, None)
-    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=40)
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days_ago)
     own_key = ec.generate_private_key(ec.SECP256R1())
-    made = authority.signed("x", own_key.public_key(), signer.subject, key, then, 30, [])
+    known = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+    made = authority.signed("x", own_key.public_key(), signer.subject, key, then, 30, [(known, False)])
     return authority.as_pem(made, own_key).decode()
+
+
+def wrong_certificates(host, directory):
+    """By what is wrong with it, what a host must not be believed; who asks a service needs no name."""
+    names = contract("host_certificates")[host]
+    return {"foreign": foreign(host, directory), "expired": issued(names, days_ago=40)}
 
 
 @pytest.mark.parametrize("link", LINKS, ids=IDS)
@@ -119,10 +125,30 @@ def test_the_wrong_name_is_refused_by_the_client(link):
 
 
 @MUTUAL
-def test_who_has_no_certificate_of_ours_is_refused(link, foreign, expired):
-    for identity in ("", foreign, expired):
+def test_who_has_no_certificate_of_ours_is_refused(link, tmp_path):
+    for identity in ("", *wrong_certificates(FIRST, tmp_path).values()):
         seen = handshake(link, identity=identity)
         assert seen.get("closed") or "alert" in seen.get("refused", ""), seen
+    # One that is made in the same way, and good, is not.
+    assert handshake(link, identity=issued(["x"]))["closed"] is False
+
+
+@pytest.mark.slow
+def test_the_management_page_is_encrypted_where_its_url_says_so():
+    """As on real servers; on containers people come in the clear, from this machine."""
+    host = TOPOLOGY.hosts("rabbitmq")[0]
+    address, port = (contract(f"rabbitmq_management_{name}", host) for name in ("address", "port"))
+    link, more = (contract("service_names.broker"), host, port, True), {"address": address, "identity": ""}
+    try:
+        deploy(limit="rabbitmq", extra={"management_url": f"https://{address}:{port}"})
+        seen = handshake(link, host, **more)
+        assert (seen["version"], seen["closed"]) == ("TLSv1.3", False)
+        assert set(seen["names"]) == set(contract("host_certificates")[host])
+        hello = b"GET / HTTP/1.0\r\n\r\n".hex()
+        said = node(host).check_output(f"python3 -c {quote(CLEAR)} {address} {port} {hello}")
+        assert said == "closed" or said.startswith(ALERT)
+    finally:
+        deploy(limit="rabbitmq")
 
 
 CLEAR = """
@@ -154,35 +180,64 @@ context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
 context.load_cert_chain(sys.argv[1])
 with socket.create_server((sys.argv[2], int(sys.argv[3]))) as server:
     server.settimeout(20)
-    print("ready", flush=True)
     link, _ = server.accept()
+    link.settimeout(10)
     try:
+        if sys.argv[4] == "asked":
+            # PostgreSQL's clients ask first, in the clear, whether TLS may begin.
+            link.recv(8)
+            link.sendall(b"S")
         with context.wrap_socket(link, server_side=True) as secure:
             print("heard", secure.recv(100))
     except OSError as exc:
         print("refused", exc)
 """
+# Whom somebody could pose as, with its port and its unit. Of several hosts of PostgreSQL Patroni says who leads.
+POSED = [
+    pytest.param("redis", contract("cache_port"), "redis-server@cache", id="redis"),
+    pytest.param("rabbitmq", contract("broker_tls_port"), "rabbitmq-server", id="rabbitmq", marks=pytest.mark.slow),
+    *(
+        [pytest.param("postgresql", contract("database_port"), UNITS["postgresql"][0], id="postgresql")]
+        if not PATRONI
+        else []
+    ),
+]
 
 
-def test_an_impostor_hears_nothing(foreign):
-    """Somebody answers in the place of Redis, with a certificate that another authority has made for its name."""
-    _, host, port, _ = next(link for link in LINKS if link[2] == contract("cache_port"))
-    server, heard = node(host), []
-    address = contract("host_addresses")[host] if host != FIRST else "127.0.0.1"
-    server.check_output("systemctl stop redis-server@cache")
-    try:
-        server.check_output(f"cat >/run/impostor.pem <<'QUINTET'\n{foreign}\nQUINTET")
-        command = f"python3 -c {quote(IMPOSTOR)} /run/impostor.pem {address} {port}"
-        impostor = threading.Thread(target=lambda: heard.append(server.run(command).stdout))
+@pytest.mark.parametrize(("group", "port", "unit"), POSED)
+def test_an_impostor_hears_nothing(group, port, unit, tmp_path):
+    """Somebody answers in the place of a service: by another authority, after its time, or in another's name."""
+    host = TOPOLOGY.hosts(group)[0]
+    server, address = node(host), contract("host_addresses")[host] if host != FIRST else "127.0.0.1"
+    shown = wrong_certificates(host, tmp_path) | {"misnamed": issued(["other.quintet.internal"])}
+
+    def hears(identity):
+        """What the impostor says of the first who comes."""
+        heard = []
+        server.check_output(f"umask 077; cat >/run/impostor.pem <<'QUINTET'\n{identity}\nQUINTET")
+        words = f"/run/impostor.pem {address} {port} {'asked' if group == 'postgresql' else 'at-once'}"
+        command = f"python3 -c {quote(IMPOSTOR)} {words}"
+        impostor = threading.Thread(target=lambda: heard.append(server.run(command).stdout.strip()))
         impostor.start()
         # Where HAProxy asks several whether they are well, it may have been heard by now.
         eventually(lambda: heard or server.run(f"ss -Hltn sport = :{port}").stdout, 10)
-        node(FIRST).run("quintet-manage producer health")
+        node(FIRST).run("timeout 30 quintet-manage producer health")
         impostor.join(30)
+        return heard[0]
+
+    server.check_output(f"systemctl stop {unit}")
+    try:
+        said = {name: hears(identity) for name, identity in shown.items()}
+        good = hears(issued(contract("host_certificates")[host]))
     finally:
-        server.check_output("rm -f /run/impostor.pem; systemctl start redis-server@cache")
-    assert "refused" in heard[0], heard
-    assert "heard" not in heard[0]
+        server.check_output(f"rm -f /run/impostor.pem; systemctl start {unit}")
+    # libpq looks at the name when TLS is there, and then says nothing.
+    assert all(word.startswith("refused") or word == "heard b''" for word in said.values()), said
+    assert "refused" in said["foreign"]
+    assert "refused" in said["expired"]
+    # Who has a good certificate is spoken with.
+    assert good.startswith("heard b'"), good
+    assert good != "heard b''"
     eventually(lambda: manage(FIRST, "producer", "roundtrip")["ok"], 60)
 
 

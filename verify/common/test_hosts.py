@@ -3,14 +3,16 @@
 import json
 import shlex
 import socket
+import subprocess
+import sys
 
 import pytest
 
-from verify import FIRST, TOPOLOGY, container, contract, eventually, exposure, manage, node
+from verify import FIRST, TOPOLOGY, container, contract, deploy, eventually, exposure, manage, node, playbook
 from verify.tiers import sockets, units
 
 SECRETS = [
-    *(contract("broker_password"), contract("monitor_password")),
+    *(contract(name) for name in ("broker_password", "broker_cookie", "monitor_password", "redis_internal_password")),
     *(secret for kind in ("broker", "database", "redis") for secret in contract(f"{kind}_passwords").values()),
     *contract("django_secret_keys").values(),
 ]
@@ -71,10 +73,36 @@ def test_no_secret_is_in_a_command_line(host):
 
 @pytest.mark.parametrize("host", TOPOLOGY.hosts())
 def test_secrets_are_in_no_file_that_everybody_reads(host):
-    machine = node(host)
-    for secret in SECRETS:
-        found = machine.run("grep -rlF --exclude-dir=venv -e %s /etc /opt /var/log /run 2>/dev/null", secret)
+    machine, kept, places = node(host), [], "/etc /opt /run /usr/local /var/lib/rabbitmq /var/log"
+    # The middle of a key, which no line of it before has in common with others.
+    key = contract("tls_identity", host).splitlines()[-3]
+    for secret in [*SECRETS, key]:
+        found = machine.run(f"grep -rlF --exclude-dir=venv -e %s {places} 2>/dev/null", secret)
+        kept += found.stdout.splitlines()
         assert [path for path in found.stdout.splitlines() if machine.file(path).mode & 0o004] == []
+    assert kept, "something is kept here, and this way of looking does not find it"
+
+
+OTHERS = "setpriv --reuid={user} --regid={user} --clear-groups sh -c {command}"
+
+
+@pytest.mark.parametrize("host", contract("app_hosts"))
+def test_nobody_reads_the_environment_of_a_service(host):
+    """Neither another project's user, nor who asks systemd."""
+    machine, names = node(host), [project["name"] for project in contract("host_projects", host)]
+    services = {unit: name for unit in units(host) for name in names if unit.endswith(f"-{name}.service")}
+    assert services
+    for unit, name in services.items():
+        secret = contract("django_secret_keys")[name]
+        pid = machine.check_output("systemctl show --value --property MainPID %s", unit)
+        own = f"tr '\\0' ' ' </proc/{pid}/environ"
+        assert secret in machine.check_output(own), "it is not where it is looked for"
+        look = f"{own}; cat {contract('projects_directory')}/{name}/environment; systemctl show {unit}"
+        for user in {"daemon", *names} - {name}:
+            seen = machine.run(OTHERS.format(user=user, command=shlex.quote(look)))
+            assert "Permission denied" in seen.stderr
+            assert "MainPID" in seen.stdout
+            assert [secret for secret in SECRETS if secret in seen.stdout + seen.stderr] == []
 
 
 def test_a_reboot_comes_back_by_itself():
@@ -130,23 +158,38 @@ def admitted(host):
     return found | {rule["port"]: rule.get("sources") for rule in contract("open_ports", host) if "port" in rule}
 
 
+def admits(hosts, source):
+    """The places of these hosts that are open to who comes from an address."""
+    return {
+        (contract("host_address", host), port)
+        for host in hosts
+        for port, sources in admitted(host).items()
+        if (sources is None or source in sources) and port in {port for _, port in expected_sockets(host)}
+    }
+
+
+def every_port(hosts):
+    """What PROBE is asked."""
+    return json.dumps([[contract("host_address", host), port] for host in hosts for port in PORTS])
+
+
 @pytest.mark.parametrize("host", TOPOLOGY.hosts())
 def test_a_host_reaches_no_port_but_those_that_are_for_it(host):
     others = [other for other in TOPOLOGY.hosts() if other != host]
     if not others:
         pytest.skip("there is no other host")
-    address = contract("host_address", host)
-    places = {contract("host_address", other): other for other in others}
-    asked = json.dumps([[place, port] for place in places for port in PORTS])
-    listening = {other: {port for _, port in expected_sockets(other)} for other in others}
-    found = node(host).check_output(f"python3 -c {shlex.quote(PROBE)} <<'QUINTET'\n{asked}\nQUINTET")
-    expected = {
-        (place, port)
-        for place, other in places.items()
-        for port, sources in admitted(other).items()
-        if (sources is None or address in sources) and port in listening[other]
-    }
-    assert {tuple(one) for one in json.loads(found)} == expected
+    found = node(host).check_output(f"python3 -c {shlex.quote(PROBE)} <<'QUINTET'\n{every_port(others)}\nQUINTET")
+    assert {tuple(one) for one in json.loads(found)} == admits(others, contract("host_address", host))
+
+
+def test_from_outside_no_port_is_open_but_those_for_everybody():
+    """This machine is no host of the topology."""
+    with socket.socket(type=socket.SOCK_DGRAM) as link:
+        link.connect((contract("host_address"), 9))
+        own = link.getsockname()[0]
+    command, asked = [sys.executable, "-c", PROBE], every_port(TOPOLOGY.hosts())
+    found = subprocess.run(command, input=asked, capture_output=True, text=True, check=True).stdout
+    assert {tuple(one) for one in json.loads(found)} == admits(TOPOLOGY.hosts(), own)
 
 
 def test_the_firewall_drops_what_no_rule_names():
@@ -162,6 +205,89 @@ def test_the_firewall_drops_what_no_rule_names():
             socket.create_connection((address, 8099), 2).close()
         finally:
             machine.run("systemctl start quintet-firewall; systemctl stop quintet-listen")
+
+
+# A network of two. Within, its rules are in force, and 22 and 8099 listen by TCP and UDP. Outside is who asks.
+NEIGHBOURS = """
+set -eu
+within=
+unshare --net sleep 60 & outside=$!
+trap 'kill $outside $within 2>/dev/null' EXIT
+while [ "$(readlink /proc/$outside/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.1; done
+ip link add within type veth peer name outside netns $outside
+ip link set lo up; ip link set within up
+ip addr add 192.0.2.1/24 dev within; ip addr add fd00:2::1/64 dev within nodad
+nsenter --net=/proc/$outside/ns/net sh -c 'ip link set outside up
+ip addr add 192.0.2.2/24 dev outside; ip addr add fd00:2::2/64 dev outside nodad'
+python3 -c "$1" & within=$!
+nft -f /etc/quintet/firewall.nft
+nsenter --net=/proc/$outside/ns/net python3 -c "$2"
+nft delete table inet quintet
+nsenter --net=/proc/$outside/ns/net python3 -c "$2"
+"""
+LISTEN = """
+import select, socket
+links = [socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) for port in (22, 8099)]
+for port in (22, 8099):
+    link = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    link.bind(("::", port))
+    links.append(link)
+while True:
+    for link in select.select(links, [], [])[0]:
+        if link.type == socket.SOCK_STREAM:
+            link.accept()[0].close()
+        else:
+            link.sendto(*link.recvfrom(1))
+"""
+KNOCK = """
+import socket, time
+time.sleep(1)
+found = []
+for address, family, version in (("192.0.2.1", socket.AF_INET, 4), ("fd00:2::1", socket.AF_INET6, 6)):
+    for name, kind in (("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)):
+        for port in (22, 8099):
+            with socket.socket(family, kind) as link:
+                link.settimeout(1)
+                try:
+                    link.connect((address, port))
+                    if kind == socket.SOCK_DGRAM:
+                        link.send(b"x")
+                        link.recv(1)
+                    found.append(f"{name}{version}:{port}")
+                except OSError:
+                    pass
+print(*found)
+"""
+
+
+@pytest.mark.parametrize("host", TOPOLOGY.hosts())
+def test_the_firewall_drops_it_by_ipv6_and_by_udp_as_well(host):
+    if contract("hardening_ssh_port", host) != 22:
+        pytest.skip("SSH is elsewhere")
+    words = ["unshare", "--net", "sh", "-c", NEIGHBOURS, "sh", LISTEN, KNOCK]
+    with_rules, without = node(host).check_output(shlex.join(words)).splitlines()
+    assert with_rules == "tcp4:22 tcp6:22"
+    assert without == " ".join(f"{kind}:{port}" for kind in ("tcp4", "udp4", "tcp6", "udp6") for port in (22, 8099))
+
+
+def test_rules_that_cannot_be_loaded_change_nothing():
+    host, look = TOPOLOGY.hosts("rabbitmq")[0], "cat /etc/quintet/firewall.nft; nft list table inet quintet"
+    before = node(host).check_output(look)
+    result = playbook("deploy.yml", "--limit", host, extra={"firewall_extra_rules": [{"port": 99999}]})
+    assert result.returncode != 0
+    assert "/etc/quintet/firewall.nft is left as it was" in result.stdout
+    assert node(host).check_output(look) == before
+    assert deploy(limit=host)[0] == 0
+
+
+@pytest.mark.parametrize("host", TOPOLOGY.hosts())
+def test_the_journal_has_a_limit(host):
+    """As journald says itself when it begins."""
+    began = "MESSAGE_ID=ec387f577b844b8fa948f33cad9a75e6"
+    lines = node(host).check_output("journalctl --output json _COMM=systemd-journal %s", began).splitlines()
+    said = [json.loads(line) for line in lines]
+    [*_, last] = [one for one in said if one["JOURNAL_NAME"] == "System Journal"]
+    assert int(last["MAX_USE"]) == contract("hardening_journal_mb | default(1024)", host) * 2**20
 
 
 # At most, by how a unit's name begins.

@@ -35,6 +35,9 @@ def test_only_the_named_user_is_admitted(name):
     assert "AuthenticationError" in talk(f"{scheme}://{place}", ["PING"])[0]
     assert "AuthenticationError" in talk(f"{scheme}://{PROJECT['name']}:wrong@{place}", ["PING"])[0]
     assert "AuthenticationError" in talk(f"{scheme}://:{credentials.split(':')[1]}@{place}", ["PING"])[0]
+    other = contract("redis_passwords['service'] | urlencode | replace('/', '%2F')")
+    assert talk(f"{scheme}://service:{other}@{place}", ["PING"]) == ["True"]
+    assert "AuthenticationError" in talk(f"{scheme}://{PROJECT['name']}:{other}@{place}", ["PING"])[0]
 
 
 @pytest.mark.parametrize(
