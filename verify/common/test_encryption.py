@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.samples import module
 from verify import FIRST, TOPOLOGY, contract, deploy, eventually, manage, node
-from verify.tiers import PATRONI, UNITS
+from verify.tiers import CLUSTERED, PATRONI, UNITS
 
 authority = module("certificate_authority")
 # Each service's port on its host, and whether whoever reaches it needs a certificate, as (name, host, port, mutual).
@@ -239,6 +239,30 @@ def test_an_impostor_hears_nothing(group, port, unit, tmp_path):
     assert good.startswith("heard b'"), good
     assert good != "heard b''"
     eventually(lambda: manage(FIRST, "producer", "roundtrip")["ok"], 60)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CLUSTERED, reason="members that trust different authorities would lose each other")
+def test_a_site_brings_its_own_certificates(tmp_path):
+    """Of another authority; jobs go through every tier, and what was ours is believed by nobody."""
+    foreign(FIRST, tmp_path)
+    identity = f"{{{{ lookup('ansible.builtin.file', '{tmp_path}/' ~ inventory_hostname ~ '.pem') }}}}"
+    theirs = {
+        "identity": (tmp_path / f"{FIRST}.pem").read_text(),
+        "authorities": (tmp_path / "authorities.pem").read_text(),
+    }
+    extra = {"tls_identity": identity, "tls_authorities": theirs["authorities"]}
+    try:
+        deploy(extra=extra)
+        for link in LINKS:
+            assert handshake(link, **theirs)["closed"] is False
+            assert "CERTIFICATE_VERIFY_FAILED" in handshake(link)["refused"]
+        for link in (link for link in LINKS if link[3]):
+            seen = handshake(link, **theirs | {"identity": own("tls_identity")})
+            assert seen.get("closed") or "alert" in seen.get("refused", ""), seen
+        assert deploy(extra=extra)[0] == 0
+    finally:
+        deploy()
 
 
 # Looks until there is a file /run/captured, which takes as long as what is looked at.
