@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.samples import module
-from verify import FIRST, TOPOLOGY, contract, deploy, eventually, manage, node
-from verify.tiers import CLUSTERED, PATRONI, UNITS
+from verify import FIRST, TOPOLOGY, contract, eventually, manage, node
+from verify.tiers import PATRONI, UNITS
 
 authority = module("certificate_authority")
 # Each service's port on its host, and whether whoever reaches it needs a certificate, as (name, host, port, mutual).
@@ -133,24 +133,6 @@ def test_who_has_no_certificate_of_ours_is_refused(link, tmp_path):
     assert handshake(link, identity=issued(["x"]))["closed"] is False
 
 
-@pytest.mark.slow
-def test_the_management_page_is_encrypted_where_its_url_says_so():
-    """As on real servers; on containers people come in the clear, from this machine."""
-    host = TOPOLOGY.hosts("rabbitmq")[0]
-    address, port = (contract(f"rabbitmq_management_{name}", host) for name in ("address", "port"))
-    link, more = (contract("service_names.broker"), host, port, True), {"address": address, "identity": ""}
-    try:
-        deploy(limit="rabbitmq", extra={"management_url": f"https://{address}:{port}"})
-        seen = handshake(link, host, **more)
-        assert (seen["version"], seen["closed"]) == ("TLSv1.3", False)
-        assert set(seen["names"]) == set(contract("host_certificates")[host])
-        hello = b"GET / HTTP/1.0\r\n\r\n".hex()
-        said = node(host).check_output(f"python3 -c {quote(CLEAR)} {address} {port} {hello}")
-        assert said == "closed" or said.startswith(ALERT)
-    finally:
-        deploy(limit="rabbitmq")
-
-
 CLEAR = """
 import socket, sys
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), 5) as link:
@@ -195,7 +177,6 @@ with socket.create_server((sys.argv[2], int(sys.argv[3]))) as server:
 # Whom somebody could pose as, with its port and its unit. Of several hosts of PostgreSQL Patroni says who leads.
 POSED = [
     pytest.param("redis", contract("cache_port"), "redis-server@cache", id="redis"),
-    pytest.param("rabbitmq", contract("broker_tls_port"), "rabbitmq-server", id="rabbitmq", marks=pytest.mark.slow),
     *(
         [pytest.param("postgresql", contract("database_port"), UNITS["postgresql"][0], id="postgresql")]
         if not PATRONI
@@ -239,30 +220,6 @@ def test_an_impostor_hears_nothing(group, port, unit, tmp_path):
     assert good.startswith("heard b'"), good
     assert good != "heard b''"
     eventually(lambda: manage(FIRST, "producer", "roundtrip")["ok"], 60)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CLUSTERED, reason="members that trust different authorities would lose each other")
-def test_a_site_brings_its_own_certificates(tmp_path):
-    """Of another authority; jobs go through every tier, and what was ours is believed by nobody."""
-    foreign(FIRST, tmp_path)
-    identity = f"{{{{ lookup('ansible.builtin.file', '{tmp_path}/' ~ inventory_hostname ~ '.pem') }}}}"
-    theirs = {
-        "identity": (tmp_path / f"{FIRST}.pem").read_text(),
-        "authorities": (tmp_path / "authorities.pem").read_text(),
-    }
-    extra = {"tls_identity": identity, "tls_authorities": theirs["authorities"]}
-    try:
-        deploy(extra=extra)
-        for link in LINKS:
-            assert handshake(link, **theirs)["closed"] is False
-            assert "CERTIFICATE_VERIFY_FAILED" in handshake(link)["refused"]
-        for link in (link for link in LINKS if link[3]):
-            seen = handshake(link, **theirs | {"identity": own("tls_identity")})
-            assert seen.get("closed") or "alert" in seen.get("refused", ""), seen
-        assert deploy(extra=extra)[0] == 0
-    finally:
-        deploy()
 
 
 # Looks until there is a file /run/captured, which takes as long as what is looked at.
