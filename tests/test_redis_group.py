@@ -231,3 +231,61 @@ def test_until(monkeypatch):
 
     assert group.until(check, 5) == "found"
     assert not group.until(lambda: None, 0)
+
+
+# -- Another master ---------------------------------------------------------------------------------------------------
+
+
+def group_of_three(tmp_path, monkeypatch, wanted):
+    """A group whose first host is master of `results`, of which all follow; and what was said to it, and by whom."""
+    monkeypatch.setattr(group.time, "sleep", lambda _: None)
+    one, said = seeder(tmp_path, monkeypatch, {}), []
+    priorities = {host["address"]: group.USUAL for host in HOSTS}
+
+    def link(host, port):
+        def ask(*words):
+            said.append((host["name"], *words))
+            if words[:2] == ("SENTINEL", "GET-MASTER-ADDR-BY-NAME"):
+                return [one.leads, "6379"]
+            if words[:2] == ("SENTINEL", "REPLICAS"):
+                return [["ip", ip, "slave-priority", number] for ip, number in priorities.items() if ip != one.leads]
+            priorities[host["address"]] = words[-1]
+
+        info = {"role": "master" if host["address"] == one.leads else "slave", "min_slaves_good_slaves": "2"}
+        return types.SimpleNamespace(ask=ask, info=lambda section: info)
+
+    one.leads, one.link, one.params = ONE, link, one.params | {"next_master": wanted, "sentinel_port": 26379}
+    return one, said, priorities
+
+
+def test_who_leads_already_stays(tmp_path, monkeypatch):
+    one, _, _ = group_of_three(tmp_path, monkeypatch, "data1.example")
+    one.hand_over = None
+    assert one.move({"name": "results", "port": 6379}) == ["data1.example", "data1.example"]
+    assert one.actions == []
+
+
+@pytest.mark.parametrize(("wanted", "kept_out"), [("data3.example", [TWO]), ("", [])])
+def test_all_but_who_is_wanted_are_kept_out_until_it_leads(tmp_path, monkeypatch, wanted, kept_out):
+    one, _, priorities = group_of_three(tmp_path, monkeypatch, wanted)
+
+    def hand_over(instance, master):
+        assert [address for address, number in priorities.items() if number == group.NEVER] == kept_out
+        assert master["address"] == ONE
+        one.leads = THREE
+
+    one.hand_over = hand_over
+    assert one.move({"name": "results", "port": 6379}) == ["data1.example", "data3.example"]
+    assert set(priorities.values()) == {group.USUAL}
+
+
+def test_nobody_stays_kept_out_where_it_fails(tmp_path, monkeypatch):
+    one, _, priorities = group_of_three(tmp_path, monkeypatch, "data3.example")
+
+    def fail_json(**said):
+        raise SystemExit(said["msg"])
+
+    one.module.fail_json, one.hand_over = fail_json, lambda instance, master: None
+    with pytest.raises(SystemExit, match=r"Nobody could take over results from data1\.example"):
+        one.move({"name": "results", "port": 6379})
+    assert set(priorities.values()) == {group.USUAL}

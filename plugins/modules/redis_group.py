@@ -11,8 +11,14 @@ description:
   - C(state=settled) reads what runs here and writes the difference. Settings, users and certificates change while an
     instance runs. What needs a restart is told by its title; then hosts restart one after the other, the master last,
     when another has taken over with all that was acknowledged.
+  - C(state=handed_over), on one host for all, lets C(next_master), or any other host than now, be master of each
+    instance.
 options:
-  state: {description: What to bring about., type: str, choices: [seeded, settled], default: seeded}
+  state: {description: What to bring about., type: str, choices: [seeded, settled, handed_over], default: seeded}
+  next_master:
+    description: For C(state=handed_over), the name of who is to be master. Where it is already, nothing is done.
+    type: str
+    default: ""
   host: {description: "This host's name, as in C(hosts).", type: str, required: true}
   hosts:
     description: All hosts of the group. The first is master if nobody knows better.
@@ -89,6 +95,10 @@ actions:
   description: What was done, in order, without secrets.
   type: list
   returned: always
+masters:
+  description: By instance the name of its master before, and of that after.
+  type: dict
+  returned: if C(state=handed_over)
 """
 
 import contextlib
@@ -106,6 +116,8 @@ HEADER = "# Written by the daemon. What is wanted is in /etc/redis, and is read 
 TITLE = "proc-title-template"
 # Nobody writes while the master changes, for so long at most.
 PAUSE = 15
+# Of replicas, in Sentinel's eyes: as all have it, and who never takes over.
+USUAL, NEVER = "100", "0"
 
 
 class Refused(Exception):
@@ -398,7 +410,7 @@ class Group:
         until(turn, self.params["patience"])
         until(lambda: self.others_are_whole(instance), 30)
         if self.link(self.me, port).info("replication")["role"] == "master":
-            self.hand_over(instance)
+            self.hand_over(instance, self.me)
         unit = f"redis-server@{instance['name']}.service"
         self.systemctl("stop", unit)
         # All else that it wrote is a copy of what it was given, and would outlive it there.
@@ -425,10 +437,63 @@ class Group:
             needed = min(2, len(self.hosts) - 1)
         return int(info["min_slaves_good_slaves"]) >= needed
 
-    def hand_over(self, instance):
+    # -- Another master -----------------------------------------------------------------------------------------------
+
+    def master(self, instance):
+        """The host that is master of an instance, as Sentinel says."""
+        sentinel = self.link(self.me, self.params["sentinel_port"])
+        address = sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", instance["name"])[0]
+        return {host["address"]: host for host in self.hosts.values()}[address]
+
+    def whole(self, instance):
+        """Whether all other hosts follow it."""
+        info = self.link(self.master(instance), instance["port"]).info("replication")
+        return info["role"] == "master" and int(info["min_slaves_good_slaves"]) == len(self.hosts) - 1
+
+    def move(self, instance):
+        """Let `next_master`, or else any other, be master of an instance; gives the names of who was, and who is."""
+        name, wanted, before = instance["name"], self.params["next_master"], self.master(instance)
+        if before["name"] == wanted:
+            return [wanted, wanted]
+        if not until(lambda: self.whole(instance), 30):
+            self.fail(f"Not every host follows {before['name']}, the master of {name}: nothing was handed over.")
+        if self.module.check_mode:
+            self.did(f"hand over {name}")
+            return [before["name"], wanted or "another"]
+        others = [host for host in self.hosts.values() if wanted and host["name"] not in (wanted, before["name"])]
+        with self.kept_out(instance, others):
+            self.hand_over(instance, before)
+        after = self.master(instance)
+        if after == before:
+            self.fail(f"Nobody could take over {name} from {before['name']}. The journal of Sentinel says why.")
+        if not until(lambda: self.whole(instance), 60):
+            self.fail(f"{after['name']} is master of {name} now, and not every host follows it.")
+        return [before["name"], after["name"]]
+
+    @contextlib.contextmanager
+    def kept_out(self, instance, hosts):
+        """While these do not take over. If this run is killed here, the next deploy ends it."""
+
+        def known():
+            """Sentinel asks every ten seconds."""
+            told = self.link(self.me, self.params["sentinel_port"]).ask("SENTINEL", "REPLICAS", instance["name"])
+            found = {one["ip"]: one["slave-priority"] for one in map(pairs, told)}
+            return all(found[host["address"]] == NEVER for host in hosts)
+
+        try:
+            for host in hosts:
+                self.link(host, instance["port"]).ask("CONFIG", "SET", "replica-priority", NEVER)
+            if not until(known, 30):
+                self.fail(f"Sentinel does not see who is to be master of {instance['name']}: nothing was handed over.")
+            yield
+        finally:
+            for host in hosts:
+                self.link(host, instance["port"]).ask("CONFIG", "SET", "replica-priority", USUAL)
+
+    def hand_over(self, instance, master):
         """Let a replica take over with all that was acknowledged. Where there is none, the master stays."""
-        name, address = instance["name"], self.me["address"]
-        own = self.link(self.me, instance["port"])
+        name, address = instance["name"], master["address"]
+        own = self.link(master, instance["port"])
         sentinel = self.link(self.me, self.params["sentinel_port"])
 
         def caught_up():
@@ -456,7 +521,7 @@ class Group:
         master = until(moved, PAUSE - 3)
         if not master:
             own.ask("CLIENT", "UNPAUSE")
-            self.fail(f"No other host became master of {name}; it was not restarted. The journal of Sentinel says why.")
+            self.fail(f"No other host became master of {name}; it stays as it is. The journal of Sentinel says why.")
         own.ask("REPLICAOF", *master)
         own.ask("CONFIG", "REWRITE")
 
@@ -467,7 +532,7 @@ def main():
     module = AnsibleModule(
         supports_check_mode=True,
         argument_spec={
-            "state": {"type": "str", "choices": ["seeded", "settled"], "default": "seeded"},
+            "state": {"type": "str", "choices": ["seeded", "settled", "handed_over"], "default": "seeded"},
             "host": {"type": "str", "required": True},
             "hosts": {
                 "type": "list",
@@ -502,17 +567,23 @@ def main():
             "certificate_files": {"type": "dict", "required": True},
             "restart_after": {"type": "list", "elements": "path", "default": []},
             "patience": {"type": "int", "default": 60},
+            "next_master": {"type": "str", "default": ""},
         },
     )
-    group = Group(module)
+    group, found = Group(module), {}
     try:
-        group.seed() if module.params["state"] == "seeded" else group.settle()
+        if module.params["state"] == "handed_over":
+            found["masters"] = {one["name"]: group.move(one) for one in module.params["instances"]}
+        elif module.params["state"] == "seeded":
+            group.seed()
+        else:
+            group.settle()
     except (OSError, Refused) as problem:
         # What was never set up cannot be asked what it would change.
         if not module.check_mode:
             group.fail(f"Redis of {module.params['host']}: {problem}")
         group.did("settle what does not run yet")
-    module.exit_json(changed=bool(group.actions), actions=group.actions)
+    module.exit_json(changed=bool(group.actions), actions=group.actions, **found)
 
 
 if __name__ == "__main__":
