@@ -4,8 +4,8 @@ DOCUMENTATION = r"""
 name: rendered
 short_description: The text of a template
 description:
-  - Like the lookup C(ansible.builtin.template), which copies all variables, deeply, each time it is asked. That was a seventh
-    of a deploy with nothing to change.
+  - Like the lookup C(ansible.builtin.template), which copies all variables, deeply, each time it is asked. That was a
+    seventh of a deploy with nothing to change.
 options:
   _terms: {description: "Names of templates, which are looked for where the role has them.", required: true}
   template_vars: {description: Variables that the template sees besides., type: dict, default: {}}
