@@ -82,6 +82,7 @@ def test_to_a_kept_release_under_load_and_back_within_a_minute(tmp_path, origina
     assert deploy()[0] == 0
 
 
+@pytest.mark.slow
 def test_a_schema_that_went_on_is_taken_back_when_told_so(tmp_path, original):
     new = changed(tmp_path, "producer", {"jobs/migrations/0004_more.py": MIGRATION.format(back='"SELECT 1"')})
     release(new | {"confirm": "breaks"})

@@ -110,7 +110,7 @@ def test_it_takes_five_minutes_at_most(rotated):
 def test_the_old_ones_are_refused_and_the_new_ones_are_good(rotated):
     before, identity, signed, *_ = rotated
     after = secrets()
-    stay = {"redis_internal_password"} | ({"broker_cookie"} if CLUSTERED else set())
+    stay = {"redis_internal_password", "backup_passphrase"} | ({"broker_cookie"} if CLUSTERED else set())
     assert {name for name, value in after.items() if before[name] == value} == stay
     new = admitted(after, contract("tls_identity", WEB))
     assert set(new.values()) == {True}, new

@@ -77,6 +77,7 @@ def upgrade(*arguments, **asked):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_what_has_no_data_is_upgraded_on_one_host_after_the_other(newer):
     versions = {host: newer(host, "haproxy") for host in APPS}
     waits = newer(REDIS, "redis-server")
