@@ -178,7 +178,7 @@ def test_settings_go_where_patroni_takes_them_from(ha):
 def test_what_postgresql_runs_with_is_what_it_runs_with_alone(ha, quintet):
     alone = evaluated(quintet, "postgresql", "__postgresql_settings", postgresql_memory_mb=512)
     found = evaluated(ha, "patroni", "__patroni_parameters", patroni_memory_mb=512)
-    # A host alone is backed up (decision 22).
+    # A host alone is backed up (decision 21).
     own = {"listen_addresses", "port", "hba_file", "ssl_cert_file", "ssl_key_file"}
     own |= {"archive_mode", "archive_command", "archive_timeout"}
     assert {name: found[name] for name in alone.keys() - own} == {name: alone[name] for name in alone.keys() - own}
