@@ -42,7 +42,7 @@ class LookupModule(LookupBase):
         path = self.find_file_in_search_path(variables, "templates", name)
         if not path:
             raise AnsibleLookupError(f"There is no template {name}.")
-        known = variables | generate_ansible_template_vars(name, fullpath=path) | more
+        known = generate_ansible_template_vars(name, fullpath=path) | variables | more
         templar = self._templar.copy_with_new_env(available_variables=known, searchpath=[str(Path(path).parent)])
         text = trust_as_template(self._loader.get_text_file_contents(path))
         return templar.template(text, escape_backslashes=False)

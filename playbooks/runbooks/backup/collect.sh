@@ -1,15 +1,15 @@
 #!/bin/sh
-# collect.sh ARCHIVE PROJECT...: what of this host is not in PostgreSQL: the state of projects, what RabbitMQ was told,
+# collect.sh ARCHIVE PROJECTS PROJECT...: what of this host is not in PostgreSQL: the state of projects, what RabbitMQ was told,
 # and versions.
 set -eu
 umask 077
-archive=$1
-shift
+archive=$1 projects=$2
+shift 2
 found=$(mktemp -d)
 trap 'rm -r "$found"' EXIT
 dpkg-query --show >"$found/packages.txt"
 for project; do
-  echo "$project $(readlink "/opt/quintet/$project/current" || echo none)"
+  echo "$project $(readlink "$projects/$project/current" || echo none)"
 done >"$found/releases.txt"
 if systemctl --quiet is-active rabbitmq-server; then
   rabbitmqctl --quiet export_definitions - --format json >"$found/definitions.json"
