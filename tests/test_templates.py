@@ -25,6 +25,7 @@ TEMPLATES = {
     "django_project/quintet-manage.j2": ("all", None),
     "hardening/firewall.nft.j2": ("web", None),
     "hardening/quintet-firewall.service.j2": ("web", None),
+    "hardening/sshd.conf.j2": ("web", None),
     "hardening/updates.conf.j2": ("web", None),
     "haproxy/haproxy.cfg.j2": ("web", None),
     "haproxy/quintet-haproxy.j2": ("edge", None),
@@ -293,6 +294,14 @@ def test_files(each, edged, role):
         expected.append({key: value for key, value in file.items() if value is not None})
     found = evaluated(each, role, f"__{role}_files")
     assert sorted(found, key=lambda one: one["path"]) == sorted(expected, key=lambda one: one["path"])
+
+
+def test_ssh_is_told_what_a_site_wants(each):
+    found = evaluated(each, "hardening", "__hardening_sshd", hardening_ssh=True)
+    lines = [line for line in found["content"].splitlines() if line and not line.startswith("#")]
+    names = ("PasswordAuthentication", "KbdInteractiveAuthentication", "PermitRootLogin", "X11Forwarding")
+    assert lines == [f"{name} no" for name in names]
+    assert found["accept"] == ["/usr/sbin/sshd", "-t", "-f"]
 
 
 def project_files(topology, **more):

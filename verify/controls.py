@@ -124,6 +124,11 @@ CONTROLS = [
         "common/test_encryption.py::test_an_impostor_hears_nothing[redis]",
     ),
     Control(
+        "the check of the broker's certificate", FIRST,
+        *changed("/etc/haproxy/haproxy.cfg", "ssl verify required", "ssl verify none", "haproxy"),
+        "common/test_encryption.py::test_an_impostor_hears_nothing[rabbitmq]",
+    ),
+    Control(
         "the check of a service's name", FIRST,
         *changed("/etc/haproxy/haproxy.cfg", f" verifyhost {contract('service_names.redis')}", "", "haproxy"),
         "common/test_encryption.py::test_an_impostor_hears_nothing[redis]",

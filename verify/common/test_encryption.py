@@ -1,21 +1,14 @@
 """Every link between hosts: encrypted, with a service's own name, and for nobody without a certificate of ours."""
 
-import datetime
-import json
 import threading
-from pathlib import Path
 from shlex import quote
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.samples import module
-from verify import FIRST, TOPOLOGY, contract, eventually, manage, node
-from verify.tiers import PATRONI, UNITS
+from verify import FIRST, TOPOLOGY, contract, deploy, eventually, manage, node
+from verify.links import foreign, handshake, issued, own, refused, wrong_certificates
+from verify.tiers import CLUSTERED, PATRONI, UNITS
 
-authority = module("certificate_authority")
 # Each service's port on its host, and whether whoever reaches it needs a certificate, as (name, host, port, mutual).
 LINKS = [
     (proxy["name"], server["name"], server["port"], proxy["tls"])
@@ -28,82 +21,6 @@ MUTUAL = pytest.mark.parametrize(
     [link for link in LINKS if link[3]],
     ids=[name for name, link in zip(IDS, LINKS, strict=True) if link[3]],
 )
-
-# Prints what was refused, or else the version, the names, and whether the server closed the link.
-HANDSHAKE = """
-import json, os, socket, ssl, sys, tempfile
-given = json.load(sys.stdin)
-with tempfile.TemporaryDirectory() as directory:
-    for name in ("identity", "authorities"):
-        with open(os.path.join(directory, name), "w") as file:
-            file.write(given[name])
-    context = ssl.create_default_context(cafile=os.path.join(directory, "authorities"))
-    if given["identity"]:
-        context.load_cert_chain(os.path.join(directory, "identity"))
-if given["alpn"]:
-    context.set_alpn_protocols([given["alpn"]])
-context.minimum_version = context.maximum_version = ssl.TLSVersion[given["version"]]
-try:
-    with socket.create_connection((given["address"], given["port"]), 5) as plain:
-        with context.wrap_socket(plain, server_hostname=given["name"]) as link:
-            # With TLS 1.3 a server says only now that it does not want the client's certificate.
-            link.settimeout(1)
-            try:
-                closed = link.recv(1) == b""
-            except TimeoutError:
-                closed = False
-            names = [name for _, name in link.getpeercert()["subjectAltName"]]
-            print(json.dumps({"version": link.version(), "names": names, "closed": closed}))
-except OSError as exc:
-    print(json.dumps({"refused": f"{type(exc).__name__}: {exc}"}))
-"""
-
-
-def own(name):
-    """A file of the authority, on the controller."""
-    return contract(name, FIRST)
-
-
-def handshake(link, client=FIRST, **more):
-    """What a client, on the first web host, sees of a service."""
-    name, host, port, mutual = link
-    given = {
-        "name": name,
-        "address": contract("host_addresses")[host],
-        "port": port,
-        # PostgreSQL wants to hear it, if TLS begins at once.
-        "alpn": "" if mutual else "postgresql",
-        "version": "TLSv1_3",
-        "identity": own("tls_identity"),
-        "authorities": own("tls_authorities"),
-    } | more
-    result = node(client).run(f"python3 -c {quote(HANDSHAKE)} <<'QUINTET'\n{json.dumps(given)}\nQUINTET")
-    assert result.rc == 0, result.stderr
-    return json.loads(result.stdout)
-
-
-def foreign(host, directory):
-    """A certificate with the right names, by an authority that calls itself like ours."""
-    now = datetime.datetime.now(datetime.UTC)
-    authority.Store(str(directory), now, 730, 3650).fill(contract("host_certificates"))
-    return (directory / f"{host}.pem").read_text()
-
-
-def issued(names, days_ago=0):
-    """A certificate of our own authority, good for a month."""
-    pem = min(Path(contract("secrets_dir"), "tls").glob("authority-*.pem")).read_bytes()
-    signer, key = x509.load_pem_x509_certificate(pem), serialization.load_pem_private_key(pem, None)
-    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days_ago)
-    own_key = ec.generate_private_key(ec.SECP256R1())
-    known = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
-    made = authority.signed("x", own_key.public_key(), signer.subject, key, then, 30, [(known, False)])
-    return authority.as_pem(made, own_key).decode()
-
-
-def wrong_certificates(host, directory):
-    """By what is wrong with it, what a host must not be believed; who asks a service needs no name."""
-    names = contract("host_certificates")[host]
-    return {"foreign": foreign(host, directory), "expired": issued(names, days_ago=40)}
 
 
 @pytest.mark.parametrize("link", LINKS, ids=IDS)
@@ -127,10 +44,27 @@ def test_the_wrong_name_is_refused_by_the_client(link):
 @MUTUAL
 def test_who_has_no_certificate_of_ours_is_refused(link, tmp_path):
     for identity in ("", *wrong_certificates(FIRST, tmp_path).values()):
-        seen = handshake(link, identity=identity)
-        assert seen.get("closed") or "alert" in seen.get("refused", ""), seen
+        assert refused(seen := handshake(link, identity=identity)), seen
     # One that is made in the same way, and good, is not.
     assert handshake(link, identity=issued(["x"]))["closed"] is False
+
+
+@pytest.mark.slow
+def test_the_management_page_is_encrypted_where_its_url_says_so():
+    """As on real servers; on containers people come in the clear, from this machine."""
+    host = TOPOLOGY.hosts("rabbitmq")[0]
+    address, port = (contract(f"rabbitmq_management_{name}", host) for name in ("address", "port"))
+    link, more = (contract("service_names.broker"), host, port, True), {"address": address, "identity": ""}
+    try:
+        deploy(limit="rabbitmq", extra={"management_url": f"https://{address}:{port}"})
+        seen = handshake(link, host, **more)
+        assert (seen["version"], seen["closed"]) == ("TLSv1.3", False)
+        assert set(seen["names"]) == set(contract("host_certificates")[host])
+        hello = b"GET / HTTP/1.0\r\n\r\n".hex()
+        said = node(host).check_output(f"python3 -c {quote(CLEAR)} {address} {port} {hello}")
+        assert said == "closed" or said.startswith(ALERT)
+    finally:
+        deploy(limit="rabbitmq")
 
 
 CLEAR = """
@@ -177,6 +111,7 @@ with socket.create_server((sys.argv[2], int(sys.argv[3]))) as server:
 # Whom somebody could pose as, with its port and its unit. Of several hosts of PostgreSQL Patroni says who leads.
 POSED = [
     pytest.param("redis", contract("cache_port"), "redis-server@cache", id="redis"),
+    pytest.param("rabbitmq", contract("broker_tls_port"), "rabbitmq-server", id="rabbitmq", marks=pytest.mark.slow),
     *(
         [pytest.param("postgresql", contract("database_port"), UNITS["postgresql"][0], id="postgresql")]
         if not PATRONI
@@ -220,6 +155,29 @@ def test_an_impostor_hears_nothing(group, port, unit, tmp_path):
     assert good.startswith("heard b'"), good
     assert good != "heard b''"
     eventually(lambda: manage(FIRST, "producer", "roundtrip")["ok"], 60)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CLUSTERED, reason="members that trust different authorities would lose each other")
+def test_a_site_brings_its_own_certificates(tmp_path):
+    """Of another authority; jobs go through every tier, and what was ours is believed by nobody."""
+    foreign(FIRST, tmp_path)
+    identity = f"{{{{ lookup('ansible.builtin.file', '{tmp_path}/' ~ inventory_hostname ~ '.pem') }}}}"
+    theirs = {
+        "identity": (tmp_path / f"{FIRST}.pem").read_text(),
+        "authorities": (tmp_path / "authorities.pem").read_text(),
+    }
+    extra = {"tls_identity": identity, "tls_authorities": theirs["authorities"]}
+    try:
+        deploy(extra=extra)
+        for link in LINKS:
+            assert handshake(link, **theirs)["closed"] is False
+            assert "CERTIFICATE_VERIFY_FAILED" in handshake(link)["refused"]
+        for link in (link for link in LINKS if link[3]):
+            assert refused(seen := handshake(link, **theirs | {"identity": own("tls_identity")})), seen
+        assert deploy(extra=extra)[0] == 0
+    finally:
+        deploy()
 
 
 # Looks until there is a file /run/captured, which takes as long as what is looked at.

@@ -336,3 +336,25 @@ def test_security_updates_leave_alone_what_has_data(host):
     assert 'APT::Periodic::Unattended-Upgrade "1";' in config
     assert all(f'Unattended-Upgrade::Package-Blacklist:: "{name}";' in config for name in contract("held_packages"))
     assert machine.file("/usr/bin/unattended-upgrade").exists
+
+
+@pytest.mark.slow
+def test_ssh_is_left_as_it_is_found_unless_a_site_says_otherwise():
+    """What sshd would do, whether or not it runs."""
+    machine, asked = node(TOPOLOGY.hosts("redis")[0]), ("passwordauthentication", "permitrootlogin", "x11forwarding")
+    # As on a host to which people come by SSH.
+    machine.check_output("mkdir -p /run/sshd; ssh-keygen -A")
+
+    def settings():
+        lines = machine.check_output("sshd -T").splitlines()
+        return [line.split()[1] for name in asked for line in lines if line.startswith(name + " ")]
+
+    found = settings()
+    assert len(found) == len(asked)
+    assert found != ["no"] * len(asked)
+    try:
+        deploy(limit="redis", extra={"ssh_hardening": True})
+        assert settings() == ["no"] * len(asked)
+    finally:
+        deploy(limit="redis")
+    assert settings() == found

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.topology import ROOT
-from verify import TOPOLOGY, contract, deploy, eventually, node
+from verify import TOPOLOGY, contract, deploy, eventually, exposure, node
 from verify.foreign import APP_HOSTS, FIRST, PROJECTS, WORKER, ask, sign, visits
 
 UNITS = {
@@ -22,6 +22,11 @@ def test_units_run_and_none_has_failed(host):
         assert machine.check_output("systemctl is-active %s", unit) == "active"
         assert machine.check_output("systemctl show --value --property NRestarts %s", unit) == "0"
     assert machine.check_output("systemctl --failed --no-legend") == ""
+
+
+@pytest.mark.parametrize("host", UNITS)
+def test_units_of_projects_have_few_rights(host):
+    assert {unit: found for unit in UNITS[host] if (found := exposure(host, unit)) > 2.0} == {}
 
 
 def test_beat_runs_once_and_ticks():
