@@ -1,0 +1,121 @@
+"""What a stack of one host holds is there after it was moved here, and people had to wait for a moment only."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from tests.topology import ROOT
+from verify import BASE, FIRST, PLAIN, TOPOLOGY, contract, deploy, eventually, manage, node, playbook, visitor
+from verify.tiers import sql
+
+RUNBOOK = "runbooks/move/playbook.yml"
+STACK = contract("stack")
+# The stack that is left: a small one, on this machine.
+LEFT = "molecule-left"
+# How long people wait at most, where there is little data.
+SECONDS = 300
+JOBS = "SELECT id, state, result FROM jobs_job"
+FILE = "/var/lib/producer/left.txt"
+# Somebody asks for a job, and is let in.
+JOB = """
+import json, urllib.request
+body = json.dumps({"first": "left", "second": "right"}).encode()
+head = {"Content-Type": "application/json", "Host": "localhost"}
+urllib.request.urlopen(urllib.request.Request("http://127.0.0.1/api/jobs", body, head), timeout=20)
+"""
+
+
+def left(path, **extra):
+    """Run a playbook as the operator of the stack that is left."""
+    sources = [f"--inventory={ROOT}/inventories/{name}.yml" for name in ("onebox", "containers")]
+    command = ["ansible-playbook", *sources, f"{ROOT}/playbooks/{path}", "--extra-vars", json.dumps(extra)]
+    environment = PLAIN | {"QUINTET_STACK": LEFT}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
+
+
+def succeeded(result):
+    """The words of a playbook, without its line breaks."""
+    assert result.returncode == 0, result.stdout + result.stderr
+    return " ".join(result.stdout.split())
+
+
+def in_the_left(*command):
+    """What a command says on the one host of that stack."""
+    words = ["docker", "exec", f"{LEFT}-box1", *command]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def leaders():
+    """The host of PostgreSQL that takes what is written."""
+    return next(host for host in TOPOLOGY.hosts("postgresql") if sql(host, "SELECT pg_is_in_recovery()") == "f")
+
+
+@pytest.fixture(scope="module")
+def jobs():
+    """What a stack that is to be left knows of its jobs."""
+    try:
+        for path in ("nodes/destroy.yml", "nodes/create.yml", "deploy.yml"):
+            succeeded(left(path))
+        in_the_left("quintet-manage", "producer", "roundtrip")
+        in_the_left("runuser", "-u", "producer", "--", "sh", "-c", f"echo left >{FILE}")
+        yield lambda: set(
+            in_the_left("runuser", "-u", "postgres", "--", "psql", "-XtAc", JOBS, "producer").splitlines()
+        )
+    finally:
+        left("nodes/destroy.yml")
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({}, "Say -e move_way=out"),
+        ({"move_way": "out", "move_directory": "here"}, "an absolute path"),
+        ({"move_way": "out", "move_directory": "/nowhere/move"}, f"say -e confirm={STACK}"),
+        ({"move_way": "in", "move_directory": "/nowhere/move", "confirm": STACK}, "no /nowhere/move/manifest.json"),
+    ],
+)
+def test_what_is_not_clear_is_refused(extra, says):
+    result = playbook(RUNBOOK, extra=extra)
+    assert result.returncode != 0
+    assert says in " ".join(result.stdout.split())
+    assert "Have people wait" not in result.stdout
+
+
+@pytest.mark.slow
+def test_work_that_would_be_left_behind_is_not(jobs, tmp_path):
+    """What is in a queue does not go along; so nothing goes, and people are let in again."""
+    in_the_left("systemctl", "stop", "celery-service")
+    try:
+        in_the_left("python3", "-c", JOB)
+        result = left(RUNBOOK, move_way="out", confirm=LEFT, move_directory=str(tmp_path), move_minutes=0.2)
+    finally:
+        in_the_left("systemctl", "start", "celery-service")
+    assert result.returncode != 0
+    assert f"there is something in {contract('broker_vhost')}/service" in " ".join(result.stdout.split())
+    assert list(tmp_path.iterdir()) == []
+    in_the_left("python3", "-c", JOB)
+
+
+@pytest.mark.slow
+def test_all_that_a_stack_holds_is_moved(jobs, tmp_path):
+    place = str(tmp_path / "move")
+    succeeded(left(RUNBOOK, move_way="out", confirm=LEFT, move_directory=place))
+    before = jobs()
+    assert before
+    said = succeeded(playbook(RUNBOOK, extra={"move_way": "in", "confirm": STACK, "move_directory": place}))
+    waited = int(re.search(r"let in (\d+) s after", said)[1])
+    print(f"people waited {waited} s")
+    assert waited < SECONDS
+    found = set(sql(leaders(), JOBS, "producer").splitlines())
+    assert before <= found
+    # Besides, the job that proved it.
+    assert len(found - before) <= 2
+    for host in contract("projects | selectattr('name', 'eq', 'producer') | map(attribute='hosts') | first"):
+        assert node(host).file(FILE).content_string == "left\n"
+        assert node(host).file(FILE).user == "producer"
+    job = next(iter(before)).split("|")[0]
+    assert visitor().get(f"{BASE}/api/jobs/{job}", timeout=10).json()["state"] == "done"
+    assert eventually(lambda: manage(FIRST, "producer", "roundtrip")["ok"])
+    assert deploy()[0] == 0
