@@ -10,19 +10,19 @@ import tempfile
 from pathlib import Path
 
 # What Ansible reads when it is imported.
-os.environ |= {"ANSIBLE_CONFIG": str(Path(__file__).parent.parent / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+ROOT = Path(__file__).parent.parent
+os.environ |= {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["ansible.cli.playbook", __name__])
 
 
-def playbook(arguments, directory, environment, words):
-    """What a fork does: be ansible-playbook, in a directory, and say what it has to say into a file."""
-    os.chdir(directory)
+def playbook(arguments, environment, words):
+    """What a fork does: be ansible-playbook, and say what it has to say into a file."""
+    os.chdir(ROOT)
     os.environ.update(environment)
     said = os.open(words, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(said, stream)
-    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115, Ansible asks it whether it is a terminal
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
     # Here it is imported already, and nobody else needs it.
     from ansible.cli.playbook import main
@@ -30,10 +30,10 @@ def playbook(arguments, directory, environment, words):
     main(["ansible-playbook", *map(str, arguments)])
 
 
-def play(*arguments, directory, environment):
+def play(*arguments, **environment):
     """Run a playbook; its exit status, and what it said."""
     with tempfile.NamedTemporaryFile("r") as words:
-        run = FORKS.Process(target=playbook, args=(arguments, directory, environment, words.name))
+        run = FORKS.Process(target=playbook, args=(arguments, environment, words.name))
         run.start()
         run.join()
-        return run.exitcode, Path(words.name).read_text()
+        return run.exitcode, words.read()

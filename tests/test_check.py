@@ -232,8 +232,8 @@ def ansible(inventories, topology, playbook):
     """Run a playbook on a site; its exit status and its words, without the line breaks."""
     status, words = play(
         *("-i", inventories / topology, "-i", inventories / SITE, ROOT / "playbooks" / playbook),
-        directory=ROOT,
-        environment={"ANSIBLE_TIMEOUT": "1", "QUINTET_STACK": "fast-tests"},
+        ANSIBLE_TIMEOUT="1",
+        QUINTET_STACK="fast-tests",
     )
     return status, " ".join(words.split())
 

@@ -97,9 +97,9 @@ def manage(host, *command):
     return json.loads(result.stdout)
 
 
-def playbook_command(path, *arguments, extra=None):
+def playbook_command(path, *arguments, extra=None, sources=TOPOLOGY.sources):
     """The words with which an operator runs a playbook."""
-    words = ["ansible-playbook", *(f"--inventory={source}" for source in TOPOLOGY.sources)]
+    words = ["ansible-playbook", *(f"--inventory={source}" for source in sources)]
     return [*words, str(ROOT / "playbooks" / path), *arguments, "--extra-vars", json.dumps(extra or {})]
 
 
@@ -107,10 +107,10 @@ def playbook_command(path, *arguments, extra=None):
 PLAIN = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
 
 
-def playbook(path, *arguments, extra=None):
+def playbook(path, *arguments, extra=None, sources=TOPOLOGY.sources, **environment):
     """Run a playbook as an operator would; gives the finished process."""
-    command = playbook_command(path, *arguments, extra=extra)
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=PLAIN)
+    command = playbook_command(path, *arguments, extra=extra, sources=sources)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=PLAIN | environment)
 
 
 def deploy(*arguments, limit=None, extra=None):

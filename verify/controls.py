@@ -118,15 +118,15 @@ CONTROLS = [
         "faults/test_faults.py::test_rabbitmq_hangs",
     ),
     # -- Every link is encrypted, and both ends are known --
-    Control(
-        "the check of a service's certificate", FIRST,
-        *changed("/etc/haproxy/haproxy.cfg", "ssl verify required", "ssl verify none", "haproxy"),
-        "common/test_encryption.py::test_an_impostor_hears_nothing[redis]",
-    ),
-    Control(
-        "the check of the broker's certificate", FIRST,
-        *changed("/etc/haproxy/haproxy.cfg", "ssl verify required", "ssl verify none", "haproxy"),
-        "common/test_encryption.py::test_an_impostor_hears_nothing[rabbitmq]",
+    *(
+        Control(
+            protection, FIRST,
+            *changed("/etc/haproxy/haproxy.cfg", "ssl verify required", "ssl verify none", "haproxy"),
+            f"common/test_encryption.py::test_an_impostor_hears_nothing[{service}]",
+        )
+        for protection, service in (
+            ("the check of a service's certificate", "redis"), ("the check of the broker's certificate", "rabbitmq"),
+        )
     ),
     Control(
         "the check of a service's name", FIRST,

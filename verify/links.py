@@ -44,11 +44,6 @@ except OSError as exc:
 """
 
 
-def own(name):
-    """A file of the authority, on the controller."""
-    return contract(name, FIRST)
-
-
 def handshake(link, client=FIRST, **more):
     """What a client, on the first web host, sees of a service."""
     name, host, port, mutual = link
@@ -59,8 +54,8 @@ def handshake(link, client=FIRST, **more):
         # PostgreSQL wants to hear it, if TLS begins at once.
         "alpn": "" if mutual else "postgresql",
         "version": "TLSv1_3",
-        "identity": own("tls_identity"),
-        "authorities": own("tls_authorities"),
+        "identity": contract("tls_identity"),
+        "authorities": contract("tls_authorities"),
     } | more
     result = node(client).run(f"python3 -c {quote(HANDSHAKE)} <<'QUINTET'\n{json.dumps(given)}\nQUINTET")
     assert result.rc == 0, result.stderr

@@ -6,7 +6,7 @@ from shlex import quote
 import pytest
 
 from verify import FIRST, TOPOLOGY, contract, deploy, eventually, manage, node
-from verify.links import foreign, handshake, issued, own, refused, wrong_certificates
+from verify.links import foreign, handshake, issued, refused, wrong_certificates
 from verify.tiers import CLUSTERED, PATRONI, UNITS
 
 # Each service's port on its host, and whether whoever reaches it needs a certificate, as (name, host, port, mutual).
@@ -174,7 +174,7 @@ def test_a_site_brings_its_own_certificates(tmp_path):
             assert handshake(link, **theirs)["closed"] is False
             assert "CERTIFICATE_VERIFY_FAILED" in handshake(link)["refused"]
         for link in (link for link in LINKS if link[3]):
-            assert refused(seen := handshake(link, **theirs | {"identity": own("tls_identity")})), seen
+            assert refused(seen := handshake(link, **theirs | {"identity": contract("tls_identity")})), seen
         assert deploy(extra=extra)[0] == 0
     finally:
         deploy()

@@ -1,5 +1,5 @@
 #!/bin/bash
-# hold.sh out|in PLACE PORT [DATABASE...] -- [PROJECT...]: databases (of the server at PORT; - is none) and the state directories of
+# carry.sh out|in PLACE PORT [DATABASE...] -- [PROJECT...]: databases (of the server at PORT; - is none) and the state directories of
 # projects, from this host into PLACE.tar, or out of all PLACE/*.tar. Says how many rows there are then, as
 # {database: {table: rows}}; nothing where there are no databases.
 set -euo pipefail
