@@ -14,9 +14,15 @@ MEMBERS = {
 }
 
 
-@pytest.mark.parametrize(("group", "port"), MEMBERS.values(), ids=MEMBERS)
-def test_members_hear_only_hosts_of_ours(group, port, tmp_path):
-    host, peer = TOPOLOGY.hosts(group)[:2]
+LINKS = [
+    pytest.param(host, next(one for one in TOPOLOGY.hosts(group) if one != host), port, id=f"{name}-{host}")
+    for name, (group, port) in MEMBERS.items()
+    for host in TOPOLOGY.hosts(group)
+]
+
+
+@pytest.mark.parametrize(("host", "peer", "port"), LINKS)
+def test_members_hear_only_hosts_of_ours(host, peer, port, tmp_path):
     link = (f"{host}.{contract('service_domain')}", host, port, True)
     own = contract("tls_identity", peer)
     seen = handshake(link, peer, identity=own)
