@@ -97,9 +97,9 @@ def manage(host, *command):
     return json.loads(result.stdout)
 
 
-def playbook_command(path, *arguments, extra=None, sources=TOPOLOGY.sources):
-    """The words with which an operator runs a playbook."""
-    words = ["ansible-playbook", *(f"--inventory={source}" for source in sources)]
+def playbook_command(path, *arguments, extra=None, sources=None):
+    """The words with which an operator runs a playbook, on this stack unless other inventories are given."""
+    words = ["ansible-playbook", *(f"--inventory={source}" for source in sources or TOPOLOGY.sources)]
     return [*words, str(ROOT / "playbooks" / path), *arguments, "--extra-vars", json.dumps(extra or {})]
 
 
@@ -107,7 +107,7 @@ def playbook_command(path, *arguments, extra=None, sources=TOPOLOGY.sources):
 PLAIN = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
 
 
-def playbook(path, *arguments, extra=None, sources=TOPOLOGY.sources, **environment):
+def playbook(path, *arguments, extra=None, sources=None, **environment):
     """Run a playbook as an operator would; gives the finished process."""
     command = playbook_command(path, *arguments, extra=extra, sources=sources)
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=PLAIN | environment)
