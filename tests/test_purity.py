@@ -24,7 +24,7 @@ MAGIC = {
     "omit",
     "item",
 }
-LOOKUPS = ("rendered", "ansible.builtin.pipe")
+LOOKUPS = ("rendered", "ansible.builtin.file", "ansible.builtin.pipe")
 CONDITIONS = ("when", "that", "until", "failed_when", "changed_when")
 BLOCKS = ("block", "rescue", "always")
 SECRET = re.compile(r"password|passphrase|secret|environment", re.IGNORECASE)

@@ -1,6 +1,7 @@
 """What Quintet lays beside a project's source, and the scripts that make a release of it on a host."""
 
 import getpass
+import http.server
 import json
 import os
 import runpy
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -502,6 +504,52 @@ def test_what_is_tried_beside_what_runs(tmp_path, name):
     health["is_new"].__globals__["UNITS"] = str(tmp_path)
     site = {"directory": str(tmp_path), "project": "shop", "release": "0123", "gunicorn": "--workers 2 shop.wsgi"}
     assert health["is_new"](site) is expected
+
+
+# -- pages.py ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "path", "wrong"),
+    [
+        (200, "/", ""),
+        (200, "/late", ""),
+        (200, "/other", "status 404"),
+        (301, "/moved", ""),
+        (200, "/moved", "status 301"),
+    ],
+)
+def test_a_page_is_asked_for_until_it_answers(status, path, wrong):
+    asked = []
+
+    class Site(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Host"]))
+            late = 503 if len(asked) < 3 else 200
+            self.send_response({"/": 200, "/late": late, "/moved": 301}.get(self.path, 404))
+            self.send_header("Location", "/")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Site) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}{path}"
+        page = {"project": "shop", "url": url, "host": "shop.test", "statuses": [status], "seconds": 0 if wrong else 3}
+        command = [sys.executable, ROOT / "roles/web/files/pages.py", json.dumps([page])]
+        result = subprocess.run(command, capture_output=True, text=True)
+        server.shutdown()
+    assert set(asked) == {(path, "shop.test")}
+    assert result.returncode == bool(wrong)
+    assert result.stderr == (f"quintet: shop: {url} for shop.test: {wrong}\n" if wrong else "")
+
+
+def test_a_page_that_nobody_serves():
+    page = {"project": "shop", "url": "http://127.0.0.1:1/", "host": "shop.test", "statuses": [200], "seconds": 0}
+    command = [sys.executable, ROOT / "roles/web/files/pages.py", json.dumps([page])]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, "no answer (ConnectionRefusedError" in result.stderr) == (1, True)
 
 
 # -- wheels.sh ---------------------------------------------------------------------------------------------------------

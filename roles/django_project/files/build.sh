@@ -63,7 +63,7 @@ for theirs in (complete.parent / packages for complete in built[-3:]):
             os.link(compiled, wanted)
 EOP
 # A file that is for another Python is no reason to stop: whoever imports it finds out.
-venv/bin/python -m compileall -qq -j 0 venv/lib source || true
+venv/bin/python -m compileall -qq venv/lib source || true
 
 own() { install --directory --owner="$project" --group="$project" --mode="$1" "$2"; }
 own 0750 "$state"
@@ -84,7 +84,7 @@ fi
 case " $* " in
   *" --static "*) own 0755 static ;;
 esac
-quintet-manage --release "$release" --module quintet_preflight "$project" "$project" "$@"
+quintet-manage --release "$release" --module quintet_preflight "$project" "$project" "$@" </dev/null
 [ ! -e static ] || chown -R root:root static
 touch "$mark" complete
 rm "$directory/$release.tar.gz"
