@@ -36,6 +36,7 @@ TEMPLATES = {
     "keepalived/quintet.conf.j2": ("edge", None),
     "keepalived/service.conf.j2": ("edge", None),
     "pgbackrest/pgbackrest.conf.j2": ("postgresql", None),
+    "pgbackrest/sandbox.conf.j2": ("postgresql", None),
     "pgbackrest/quintet-backup.timer.j2": ("postgresql", "__pgbackrest_turns"),
     "pgbackrest/quintet-backup@.service.j2": ("postgresql", None),
     "postgresql/checksums.conf.j2": ("postgresql", None),
