@@ -10,7 +10,7 @@ import pytest
 from verify import FIRST, TOPOLOGY, contract, deploy, manage, node, playbook
 
 RUNBOOK = "runbooks/backup/playbook.yml"
-HOST = TOPOLOGY.hosts("postgresql")[0]
+[HOST] = contract("repository_hosts")
 STANZA = contract("pgbackrest_stanza", HOST)
 OPEN = "openssl enc -d -aes-256-cbc -pbkdf2 -iter 600000 -pass stdin -in"
 
@@ -38,7 +38,7 @@ def made(tmp_path_factory):
     """Where the sealed file is, and the backups before and after."""
     manage(FIRST, "producer", "roundtrip")
     place, before = tmp_path_factory.mktemp("backup") / "kept", backups()
-    result = playbook(RUNBOOK, "-vv", extra={"backup_to": str(place), "backup_type": "full"})
+    result = playbook(RUNBOOK, "-vv", extra={"backup_to": str(place)})
     assert result.returncode == 0, result.stdout + result.stderr
     assert contract("backup_passphrase") not in result.stdout
     [path] = place.iterdir()
@@ -49,7 +49,7 @@ def made(tmp_path_factory):
 def test_there_is_one_more_and_no_error_in_it(made):
     _, before, after = made
     new = [one for one in after if one["label"] not in {old["label"] for old in before}]
-    assert [(one["type"], one["error"]) for one in new] == [("full", False)]
+    assert [(one["type"], one["error"]) for one in new] == [("diff" if before else "full", False)]
 
 
 def test_more_are_made_by_themselves():

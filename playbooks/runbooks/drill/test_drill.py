@@ -5,11 +5,12 @@ import subprocess
 
 import pytest
 
-from verify import FIRST, PLAIN, ROOT, TOPOLOGY, contract, deploy, eventually, manage, node, playbook, playbook_command
-from verify.tiers import sql
+from verify import FIRST, PLAIN, ROOT, contract, deploy, eventually, manage, node, playbook, playbook_command
+from verify.tiers import database_host, sql
 
 RUNBOOK = "runbooks/drill/playbook.yml"
-HOST = TOPOLOGY.hosts("postgresql")[0]
+HOST = database_host()
+[REPOSITORY] = contract("repository_hosts")
 ROWS = 300
 
 
@@ -39,7 +40,7 @@ def table():
     """A table of ours, with rows, in a backup; and with more of them since."""
     manage(FIRST, "producer", "roundtrip")
     sql(HOST, f"DROP TABLE IF EXISTS drill; CREATE TABLE drill AS SELECT generate_series(1, {ROWS}) AS id", "service")
-    node(HOST).check_output("systemctl start quintet-backup@diff")
+    node(REPOSITORY).check_output("systemctl start quintet-backup@diff")
     sql(HOST, f"INSERT INTO drill SELECT generate_series(1, {ROWS})", "service")
     hand_over()
     yield
