@@ -71,6 +71,18 @@ CASES = {
         "rabbitmq: {hosts: {data1: , data2: }}",
         (HA, "rabbitmq has 2 hosts", "no more than 1 would"),
     ),
+    "backups that die with what they are of": Case(
+        HA,
+        "            edge2:\n        web:",
+        "            data3:\n        web:",
+        (HA, "backup has data3", "none of those of postgresql"),
+    ),
+    "two hosts that keep backups": Case(
+        HA,
+        "            edge2:\n        web:",
+        "            edge1:\n            edge2:\n        web:",
+        (HA, "backup has edge1, edge2", "One host"),
+    ),
     "nobody who decides": Case(HA, "etcd: &data", "nothing: &data", (HA, "etcd has no hosts", "give it three")),
     "no address": Case(
         SITE, "host_address:", "host_adress:", ("Not set", "host_address", SITE, "inventories/example/hosts.yml")

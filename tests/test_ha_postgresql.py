@@ -251,3 +251,83 @@ def test_roles_of_the_cluster(ha):
     assert {role["name"]: role["password"] for role in evaluated(ha, "patroni", "__patroni_access")} == SECRETS[
         "database_passwords"
     ] | {"monitor": SECRETS["monitor_password"]}
+
+
+# -- Backups ----------------------------------------------------------------------------------------------------------
+
+LINK = {
+    "type": "tls",
+    "port": "8432",
+    "cert-file": "/etc/pgbackrest/identity.pem",
+    "key-file": "/etc/pgbackrest/identity.pem",
+    "ca-file": "/etc/pgbackrest/authorities.pem",
+}
+
+
+def backups(ha, host):
+    """The settings of pgBackRest on a host, by section; of a name that comes twice the values, in order."""
+    found, section = {}, None
+    for line in lines(render(ha, "pgbackrest/pgbackrest.conf.j2", host)[0]):
+        if line.startswith("["):
+            section = found.setdefault(line.strip("[]"), {})
+        elif not line.startswith("#"):
+            name, value = line.split("=", 1)
+            section.setdefault(name, []).append(value)
+    return {
+        section: {name: ", ".join(values) for name, values in settings.items()} for section, settings in found.items()
+    }
+
+
+def linked(peer, name):
+    return {peer: name} | {f"{peer}-{key}": value for key, value in LINK.items()}
+
+
+def test_the_repository_has_a_host_of_its_own(ha):
+    found = backups(ha, "edge2")
+    stanza = found["ha"]
+    for number, name in enumerate(NAMES, 1):
+        assert linked(f"pg{number}-host", name).items() <= stanza.items()
+        assert stanza[f"pg{number}-path"] == "/var/lib/postgresql/17/quintet"
+    assert found["global"]["repo1-cipher-pass"] == SECRETS["backup_passphrase"]
+    assert found["global"]["backup-standby"] == "prefer"
+    assert found["global"]["tls-server-auth"] == ", ".join(f"{name}=ha" for name in NAMES)
+
+
+@pytest.mark.parametrize("host", DATA)
+def test_hosts_of_postgresql_know_where_it_is_and_not_what_opens_it(ha, host):
+    found = backups(ha, host)
+    of_repository = {name: value for name, value in found["global"].items() if name.startswith("repo")}
+    assert of_repository == linked("repo1-host", "edge2.quintet.internal")
+    assert found["global"]["tls-server-address"] == DATA[host]
+    assert found["global"]["tls-server-auth"] == "edge2.quintet.internal=ha"
+    assert found["ha"] == {
+        "pg1-path": "/var/lib/postgresql/17/quintet",
+        "pg1-port": "5432",
+        "pg1-socket-path": "/run/postgresql",
+    }
+    assert SECRETS["backup_passphrase"] not in str(found)
+
+
+def test_who_has_the_repository_makes_the_backups(ha):
+    def units(host):
+        return [one["name"] for one in evaluated(ha, "pgbackrest", "__pgbackrest_units", host=host)]
+
+    timers = ["quintet-backup-full.timer", "quintet-backup-diff.timer"]
+    assert units("edge2") == ["pgbackrest.service", *timers]
+    assert units("data1") == ["pgbackrest.service"]
+
+
+def test_the_log_of_a_cluster_goes_to_the_backups_and_comes_from_there(ha):
+    parameters = config(ha)["postgresql"]["parameters"]
+    assert (parameters["archive_mode"], parameters["archive_timeout"]) == ("on", "60s")
+    assert parameters["archive_command"] == "pgbackrest --stanza=ha archive-push %p"
+    assert parameters["restore_command"] == "pgbackrest --stanza=ha archive-get %f %p"
+
+
+@pytest.mark.parametrize(
+    ("host", "peers"), [("edge2", list(DATA.values())), *((host, ["10.213.134.14"]) for host in DATA)]
+)
+def test_who_reaches_the_backups(ha, host, peers):
+    rules = {rule["port"]: sorted(rule.get("sources", [])) for rule in ha.render(host, "open_ports") if "port" in rule}
+    assert rules[8432] == peers
+    assert 8432 not in {rule.get("port") for rule in ha.render("edge1", "open_ports")}

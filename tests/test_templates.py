@@ -264,9 +264,9 @@ GROUPS |= {"etcd": "etcd", "patroni": "postgresql"}
 SECRET_FILES = {"/etc/redis/users.acl", "/etc/pgbackrest/pgbackrest.conf"}
 
 
-def evaluated(topology, role, expression, **more):
-    """The value of an expression as the role's tasks see it."""
-    host = topology.hosts(GROUPS.get(role, "all"))[0]
+def evaluated(topology, role, expression, host=None, **more):
+    """The value of an expression as the role's tasks see it, on the first host of its group or on the one named."""
+    host = host or topology.hosts(GROUPS.get(role, "all"))[0]
     return templar(topology, host, role, **more).template(trust_as_template("{{ " + expression + " }}"))
 
 

@@ -7,11 +7,14 @@ from verify import TOPOLOGY, contract, node
 PATRONI = contract("tier_roles.postgresql") == "patroni"
 REPLICATED = len(TOPOLOGY.hosts("redis")) > 1
 CLUSTERED = len(TOPOLOGY.hosts("rabbitmq")) > 1
+# Whether the backups have a host of their own.
+KEPT_ELSEWHERE = "backup" in TOPOLOGY.groups
 
 # By group, with `.service` and `.socket`; systemctl stop and start of the tier's own mean all of the tier.
 UNITS = {
+    "backup": ["pgbackrest.service"],
     "etcd": ["etcd.service"],
-    "postgresql": ["patroni.service" if PATRONI else f"postgresql@{contract('database_version')}-main.service"],
+    "postgresql": [contract("database_unit"), *(["pgbackrest.service"] if KEPT_ELSEWHERE else [])],
     "redis": [
         *("redis-server@results.service", "redis-server@cache.service"),
         *(["redis-sentinel@quintet.service"] if REPLICATED else []),
@@ -38,9 +41,11 @@ def sockets(host):
     proxies = {(contract("proxy_address"), proxy["port"]) for proxy in contract("proxies", host)}
     redis = ["result_backend_port", "cache_port", *(["sentinel_port"] if REPLICATED else [])]
     found = {
+        "backup": {(own, contract("backup_port"))},
         "etcd": {(own, contract(port)) for port in ("etcd_client_port", "etcd_peer_port")} if PATRONI else set(),
         "postgresql": {(address, contract("database_port")) for address in everywhere}
-        | ({(own, contract("patroni_api_port"))} if PATRONI else set()),
+        | ({(own, contract("patroni_api_port"))} if PATRONI else set())
+        | ({(own, contract("backup_port"))} if KEPT_ELSEWHERE else set()),
         "redis": {(address, contract(port)) for address in everywhere for port in redis},
         "rabbitmq": {(address, contract("broker_tls_port")) for address in everywhere}
         | {(own, contract("broker_management_port"))}

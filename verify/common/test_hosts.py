@@ -80,7 +80,10 @@ def test_secrets_are_in_no_file_that_everybody_reads(host):
         found = machine.run(f"grep -rlF --exclude-dir=venv -e %s {places} 2>/dev/null", secret)
         kept += found.stdout.splitlines()
         assert [path for path in found.stdout.splitlines() if machine.file(path).mode & 0o004] == []
-    assert kept, "something is kept here, and this way of looking does not find it"
+    # Who only leads connections on has nothing to hide.
+    assert kept or set(contract("group_names", host)) == {"edge", "ha"}, (
+        "something is kept here, and this way of looking does not find it"
+    )
 
 
 OTHERS = "setpriv --reuid={user} --regid={user} --clear-groups sh -c {command}"
