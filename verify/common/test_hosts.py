@@ -295,7 +295,7 @@ def test_the_journal_has_a_limit(host):
 
 # At most, by how a unit's name begins.
 EXPOSURE = {
-    **dict.fromkeys(("gunicorn-", "celery-", "relay-", "haproxy.", "quintet-", "epmd."), 2.0),
+    **dict.fromkeys(("gunicorn-", "celery-", "relay-", "haproxy.", "pgbackrest.", "quintet-", "epmd."), 2.0),
     **dict.fromkeys(("etcd.", "keepalived.", "nginx.", "redis-server@", "redis-sentinel@"), 3.5),
     **dict.fromkeys(("patroni.", "postgresql@", "rabbitmq-server."), 4.5),
 }
