@@ -14,8 +14,9 @@ AFTER = f"127.0.0.1 localhost\n10.0.0.1 own\n# BEGIN quintet\n{NAMES}\n# END qui
 TOOLS = {
     "dpkg-query": "sed 's/.*/installed/' installed",
     "apt-get": """echo "$SYSTEMD_OFFLINE apt-get $*" >>calls
-[ ! -e broken ] || { echo "E: no such package"; exit 100; }
+[ ! -e broken ] || { cat broken; exit 100; }
 case $* in *update) ;; *) printf 'nginx\\nredis\\n' >installed ;; esac""",
+    "dpkg": 'echo "$SYSTEMD_OFFLINE dpkg $*" >>calls; rm broken',
     "systemctl": 'echo "systemctl $*" >>calls',
 }
 
@@ -76,8 +77,18 @@ def test_lists_are_fetched_where_there_are_none_or_old_ones(prepare, tmp_path):
 
 
 def test_what_apt_says_is_heard(prepare, tmp_path):
-    (tmp_path / "broken").touch()
+    (tmp_path / "broken").write_text("E: no such package")
     result = prepare()
     assert result.returncode != 0
     assert "E: no such package" in result.stdout
     assert (tmp_path / "hosts").read_text() == BEFORE
+
+
+def test_what_was_interrupted_is_finished(prepare, tmp_path):
+    (tmp_path / "broken").write_text(
+        "E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct it"
+    )
+    assert prepare().returncode == 0
+    calls = [line.split()[1] for line in (tmp_path / "calls").read_text().splitlines()]
+    assert calls == ["apt-get", "dpkg", "apt-get", "daemon-reload"]
+    assert (tmp_path / "hosts").read_text() == AFTER

@@ -129,7 +129,7 @@ def ask_postgresql(sql, database="postgres"):
 
 
 def postgresql(counts):
-    """Its role, its replicas, and what is counted in its databases."""
+    """Its role, its replicas, since when its log is not taken to the backups, and what is counted in its databases."""
     role = ask_postgresql("SELECT pg_is_in_recovery(), current_setting('server_version')")
     if not role:
         return None
@@ -143,6 +143,11 @@ def postgresql(counts):
     )
     for name, state, sync, behind in rows or ():
         found["replicas"][name] = {"state": state, "sync": sync, "behind_bytes": int(behind)}
+    fails = (
+        "SELECT last_failed_time FROM pg_stat_archiver WHERE last_failed_time > coalesce(last_archived_time, 'epoch')"
+    )
+    rows = ask_postgresql(fails)
+    found["log_fails_since"] = rows[0][0] if rows else None
     for count in () if replica else counts:
         there = ask_postgresql(f"SELECT to_regclass('{count['table']}') IS NOT NULL", count["database"])
         if there == [["t"]]:
@@ -153,15 +158,12 @@ def postgresql(counts):
 
 
 def backups(stanza):
-    """The newest backup of PostgreSQL (None: there is none), and since when the log is not taken."""
+    """The newest backup of PostgreSQL (None: there is none)."""
     out = said("runuser", "-u", "postgres", "--", "pgbackrest", f"--stanza={stanza}", "--output=json", "info")
     ends = [one["timestamp"]["stop"] for one in json.loads(out or "[{}]")[0].get("backup", [])]
-    sql = "SELECT last_failed_time FROM pg_stat_archiver WHERE last_failed_time > coalesce(last_archived_time, 'epoch')"
-    rows = ask_postgresql(sql)
     return {
         "last": utc(ends[-1]) if ends else None,
         "hours": int((time.time() - ends[-1]) // 3600) if ends else None,
-        "log_fails_since": rows[0][0] if rows else None,
     }
 
 

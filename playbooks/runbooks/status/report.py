@@ -37,11 +37,11 @@ def wrong_on(host, said):
     for name, replica in database["replicas"].items():
         if replica["state"] != "streaming" or replica["behind_bytes"] > LAG_BYTES:
             yield f"{host}: replica {name} is {replica['state']}, {megabytes(replica['behind_bytes'])} behind"
-    if backups := said["backups"]:
-        if backups["hours"] is not None and backups["hours"] > BACKUP_HOURS:
-            yield f"{host}: the last backup of PostgreSQL was {backups['hours']} hours ago"
-        if backups["log_fails_since"]:
-            yield f"{host}: the log of PostgreSQL does not reach the backups ({backups['log_fails_since']})"
+    if database.get("log_fails_since"):
+        yield f"{host}: the log of PostgreSQL does not reach the backups ({database['log_fails_since']})"
+    backups = said["backups"] or {"hours": None}
+    if backups["hours"] is not None and backups["hours"] > BACKUP_HOURS:
+        yield f"{host}: the last backup of PostgreSQL was {backups['hours']} hours ago"
     if said["rabbitmq"] is None and "rabbitmq-server" in said["units"]:
         yield f"{host}: RabbitMQ does not answer"
 

@@ -12,13 +12,20 @@ installed=$(dpkg-query --show --showformat '${db:Status-Status}\n' "$@" 2>/dev/n
 if [ "$installed" -lt $# ]; then
   echo "install $*"
   if [ "$change" = yes ]; then
-    quietly() { said=$("$@" 2>&1) || { echo "$said"; return 1; }; }
-    # As it is in a new machine's image, or older than a day.
-    [ "$(find /var/lib/apt/lists -maxdepth 0 -mtime -1 ! -empty)" ] || quietly apt-get --quiet update
     # For systemctl nothing is running, as while an image is made: a service starts when its configuration is there, not when
     # its package is unpacked, and systemd reads its units once, not after each package.
-    quietly env DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 apt-get --quiet --yes --no-install-recommends \
-      -o DPkg::Lock::Timeout=60 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install "$@"
+    run() { said=$(env DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 "$@" 2>&1) || return; }
+    install() {
+      run apt-get --quiet --yes --no-install-recommends -o DPkg::Lock::Timeout=60 \
+        -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install "$@"
+    }
+    # Where a run before was killed, apt asks for this.
+    finish() {
+      case $said in *'dpkg --configure -a'*) run dpkg --force-confdef --force-confold --configure -a ;; *) return 1 ;; esac
+    }
+    # There are none in a new machine's image, or they are older than a day.
+    lists() { [ "$(find /var/lib/apt/lists -maxdepth 0 -mtime -1 ! -empty)" ] || run apt-get --quiet update; }
+    { lists && { install "$@" || { finish && install "$@"; }; }; } || { echo "$said" && exit 1; }
     systemctl daemon-reload
   fi
 fi
