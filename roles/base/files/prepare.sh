@@ -1,6 +1,6 @@
 #!/bin/sh
 # prepare.sh CHANGE NAMES PACKAGE...: what every role builds on. Says in a line each what it does; without CHANGE=yes it
-# only says it. Needs no Python: that is among the packages.
+# only says it.
 #   NAMES    lines of /etc/hosts, between two marks of ours
 #   PACKAGE  Debian packages, of which a missing one is installed in one transaction
 set -eu
