@@ -146,7 +146,8 @@ def postgresql(counts):
     fails = (
         "SELECT last_failed_time FROM pg_stat_archiver WHERE last_failed_time > coalesce(last_archived_time, 'epoch')"
     )
-    rows = ask_postgresql(fails)
+    # Who follows hands over nothing, and what it could not when it led has been handed over by another.
+    rows = None if replica else ask_postgresql(fails)
     found["log_fails_since"] = rows[0][0] if rows else None
     for count in () if replica else counts:
         there = ask_postgresql(f"SELECT to_regclass('{count['table']}') IS NOT NULL", count["database"])
