@@ -404,6 +404,27 @@ def test_nothing_asks_for_sudo_on_the_controller():
     assert [one["name"] for one in here if one["vars"].get("ansible_become") is not False] == []
 
 
+def delegated(found):
+    """The tasks in what a file of tasks or plays has, at any depth, that another host does."""
+    if isinstance(found, list):
+        return [task for one in found for task in delegated(one)]
+    if isinstance(found, dict):
+        own = [found] if found.get("delegate_to", "localhost") != "localhost" else []
+        return own + [task for value in found.values() for task in delegated(value)]
+    return []
+
+
+def test_what_another_host_does_reaches_that_host():
+    """Ansible reads what an overlay derives from a host's name with the name of the host that delegates."""
+    texts = [path.read_text() for where in ("playbooks", "roles") for path in (ROOT / where).rglob("*.yml")]
+    tasks = [task for text in texts for task in delegated(yaml.safe_load(text))]
+    assert len(tasks) > 5
+    for task in tasks:
+        there = task["delegate_to"].strip("{} ")
+        for name in ("ansible_host", "ansible_ssh_common_args"):
+            assert f"hostvars[{there}].{name}" in (task.get("vars") or {}).get(name, ""), task["name"]
+
+
 def refuses(play):
     """Whether a play does nothing but to look, on all hosts, whether what was asked for can be."""
     tasks = list(flat(play.get("tasks", [])))
