@@ -38,7 +38,7 @@ def made(tmp_path_factory):
     """Where the sealed file is, and the backups before and after."""
     manage(FIRST, "producer", "roundtrip")
     place, before = tmp_path_factory.mktemp("backup") / "kept", backups()
-    result = playbook(RUNBOOK, "-vv", extra={"backup_to": str(place)})
+    result = playbook(RUNBOOK, "-vv", extra={"backup_to": str(place), "backup_type": "full"})
     assert result.returncode == 0, result.stdout + result.stderr
     assert contract("backup_passphrase") not in result.stdout
     [path] = place.iterdir()
@@ -49,7 +49,14 @@ def made(tmp_path_factory):
 def test_there_is_one_more_and_no_error_in_it(made):
     _, before, after = made
     new = [one for one in after if one["label"] not in {old["label"] for old in before}]
-    assert [(one["type"], one["error"]) for one in new] == [("diff" if before else "full", False)]
+    assert [(one["type"], one["error"]) for one in new] == [("full", False)]
+
+
+@pytest.mark.usefixtures("made")
+def test_without_a_type_it_is_what_changed_since(tmp_path):
+    result = playbook(RUNBOOK, extra={"backup_to": str(tmp_path)})
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert backups()[-1]["type"] == "diff"
 
 
 def test_more_are_made_by_themselves():
