@@ -103,6 +103,8 @@ def playbook_command(path, *arguments, extra=None, sources=None):
     return [*words, str(ROOT / "playbooks" / path), *arguments, "--extra-vars", json.dumps(extra or {})]
 
 
+# No playbook may take longer, on a machine that is slow and busy.
+MOST_SECONDS = 1200
 # Tests read what a playbook says; Molecule asks for colors wherever CI is set, which would stand between the words.
 PLAIN = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
 
@@ -110,7 +112,9 @@ PLAIN = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
 def playbook(path, *arguments, extra=None, sources=None, **environment):
     """Run a playbook as an operator would; gives the finished process."""
     command = playbook_command(path, *arguments, extra=extra, sources=sources)
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=PLAIN | environment)
+    # One that hangs is ended with its workers, by who began it.
+    ended = ["timeout", "--signal=TERM", "--kill-after=30", str(MOST_SECONDS), *command]
+    return subprocess.run(ended, cwd=ROOT, capture_output=True, text=True, env=PLAIN | environment)
 
 
 def deploy(*arguments, limit=None, extra=None):

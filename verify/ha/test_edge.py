@@ -246,14 +246,36 @@ def test_when_no_web_host_is_well_they_are_asked_all_the_same():
         assert visitor().get(BASE, timeout=10).status_code == 200
 
 
+def tell(state):
+    """Have each edge lead people to the first web host (`ready`), or nobody who is new (`drain`)."""
+    for host in EDGES:
+        for port in contract("edge_ports"):
+            proxy = PROXY.replace(f":{PORT}", f":{port}")
+            node(host).check_output(f"quintet-haproxy set server {proxy}/{WEBS[0]} state {state}")
+
+
+def test_who_waits_at_a_web_host_that_is_drained_is_answered():
+    """Its application takes its time to start anew: it is down as others who do not answer are, but it is expected back."""
+    with Visits() as visits:
+        node(WEBS[0]).check_output("systemctl kill --signal STOP gunicorn-producer")
+        try:
+            time.sleep(0.5)
+            tell("drain")
+            eventually(lambda: {servers(host)[WEBS[0]] for host in EDGES} == {"DOWN"}, HANG_SECONDS)
+            # Until others would be left alone.
+            time.sleep(HANG_SECONDS / 2)
+        finally:
+            node(WEBS[0]).check_output("systemctl kill --signal CONT gunicorn-producer")
+            tell("ready")
+    assert visits.failed == [], visits
+    assert visits.slowest > HANG_SECONDS / 2, "nobody had to wait there"
+
+
 def test_a_web_host_is_drained_and_nobody_notices():
     """It stays so over a reload and a deploy."""
     with Visits() as visits:
         time.sleep(2)
-        for host in EDGES:
-            for port in contract("edge_ports"):
-                proxy = PROXY.replace(f":{PORT}", f":{port}")
-                node(host).check_output(f"quintet-haproxy set server {proxy}/{WEBS[0]} state drain")
+        tell("drain")
         try:
             time.sleep(1)
             before = requests_of(WEBS[0])
@@ -268,9 +290,6 @@ def test_a_web_host_is_drained_and_nobody_notices():
                 assert servers(host) == {WEBS[0]: "DRAIN", **dict.fromkeys(WEBS[1:], "UP")}
             assert requests_of(WEBS[0]) == before
         finally:
-            for host in EDGES:
-                for port in contract("edge_ports"):
-                    proxy = PROXY.replace(f":{PORT}", f":{port}")
-                    node(host).check_output(f"quintet-haproxy set server {proxy}/{WEBS[0]} state ready")
+            tell("ready")
         eventually(lambda: requests_of(WEBS[0]) > before + 10, 10)
     assert visits.failed == [], visits

@@ -17,6 +17,7 @@ def times(of):
     return {host: node(host).check_output(BOOTED + of) for host in TOPOLOGY.hosts()}
 
 
+@pytest.mark.slow
 def test_each_host_boots_anew_and_no_job_is_lost():
     before = times("UserspaceTimestamp")
     with Stream(per_second=3) as stream:

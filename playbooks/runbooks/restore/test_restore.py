@@ -116,6 +116,7 @@ def other():
     node(database_host()).check_output("su postgres -c 'dropdb --if-exists other'")
 
 
+@pytest.mark.slow
 def test_one_database_comes_back_beside_the_live_one(other):
     before, _ = accept("before")
     time.sleep(1)

@@ -104,6 +104,7 @@ def scaled(wide):
     return seen, stream
 
 
+@pytest.mark.slow
 def test_what_was_added_works(scaled):
     seen, _ = scaled
     assert {"gunicorn-producer.service", "nginx.service", "relay-producer.service"} <= set(seen["added"]["web2"])
@@ -111,6 +112,7 @@ def test_what_was_added_works(scaled):
     assert seen["answered"]
 
 
+@pytest.mark.slow
 def test_a_worker_leaves_when_its_tasks_are_done(scaled):
     seen, _ = scaled
     assert "worker2 is out of service. Take it out of the inventory" in seen["said"]
@@ -123,18 +125,21 @@ def test_a_worker_leaves_when_its_tasks_are_done(scaled):
     assert "Nothing changed." in seen["again"]
 
 
+@pytest.mark.slow
 def test_nothing_of_it_runs_any_more(scaled):
     seen, _ = scaled
     assert seen["left"] == {"web2": [], "worker2": []}
     assert set(seen["secrets"].values()) == {""}
 
 
+@pytest.mark.slow
 def test_nothing_is_lost(scaled):
     _, stream = scaled
     assert len(stream.intents) > 100
     assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scaled", "small")
 def test_the_others_forget_it_and_then_nothing_changes():
     assert deploy()[0] > 0
