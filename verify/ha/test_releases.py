@@ -22,7 +22,7 @@ def told(runbook, **asked):
 @pytest.mark.slow
 def test_twenty_thousand_requests_across_releases_and_rollbacks(tmp_path):
     original, seen = running("producer"), []
-    with Stream(per_second=2, reads=12, delayed=1, again=1) as stream, Visits(per_second=4) as visits:
+    with Stream(per_second=1, reads=14, delayed=0.5, again=0.5) as stream, Visits(per_second=4) as visits:
         for number in itertools.count(1):
             told("release", **changed(tmp_path, "producer", {"README.md": f"Release {number}.\n"}))
             seen.append(running("producer"))
