@@ -5,6 +5,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -263,12 +264,20 @@ print(*found)
 """
 
 
+@pytest.fixture(scope="module")
+def knocked():
+    """What a neighbour reaches on each host with its rules, and without them. All knock at the same time."""
+    command, hosts = shlex.join(["unshare", "--net", "sh", "-c", NEIGHBOURS, "sh", LISTEN, KNOCK]), TOPOLOGY.hosts()
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        found = pool.map(lambda host: node(host).check_output(command).splitlines(), hosts)
+        return dict(zip(hosts, found, strict=True))
+
+
 @pytest.mark.parametrize("host", TOPOLOGY.hosts())
-def test_the_firewall_drops_it_by_ipv6_and_by_udp_as_well(host):
+def test_the_firewall_drops_it_by_ipv6_and_by_udp_as_well(knocked, host):
     if contract("hardening_ssh_port", host) != 22:
         pytest.skip("SSH is elsewhere")
-    words = ["unshare", "--net", "sh", "-c", NEIGHBOURS, "sh", LISTEN, KNOCK]
-    with_rules, without = node(host).check_output(shlex.join(words)).splitlines()
+    with_rules, without = knocked[host]
     assert with_rules == "tcp4:22 tcp6:22"
     assert without == " ".join(f"{kind}:{port}" for kind in ("tcp4", "udp4", "tcp6", "udp6") for port in (22, 8099))
 

@@ -255,7 +255,7 @@ def tell(state):
 
 
 def test_who_waits_at_a_web_host_that_is_drained_is_answered():
-    """Its application takes its time to start anew: it is down as others who do not answer are, but it is expected back."""
+    """Its application takes its time to start anew: it is down as any that does not answer, but expected back."""
     with Visits() as visits:
         node(WEBS[0]).check_output("systemctl kill --signal STOP gunicorn-producer")
         try:
