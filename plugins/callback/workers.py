@@ -1,4 +1,4 @@
-"""What the process of each task inherits: Ansible forks one for each task and host, and they are most of what a run costs."""
+"""What the process of each task inherits: Ansible forks one for each task and host, which is most of a run."""
 
 import gc
 
