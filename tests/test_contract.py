@@ -4,11 +4,12 @@ import stat
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 from ansible.errors import AnsibleError
 from ansible.template import trust_as_template
 
 from tests.samples import ARCHIVES, SECRETS, UGLY_IN_URL
-from tests.topology import Topology
+from tests.topology import ROOT, Topology
 
 PROJECTS = ("producer", "service")
 
@@ -626,6 +627,23 @@ def test_containers_are_reached_as_servers_are(monkeypatch):
     secrets = ssh.render("web1", "secrets_dir")
     assert ssh.render("web1", "ansible_ssh_common_args") == f"-F '{secrets}/ssh/config'"
     assert docker.backend("web1") == ssh.backend("web1") == "docker://bench-web1"
+
+
+def test_ssh_knows_where_containers_are_and_insists_on_their_keys(monkeypatch):
+    monkeypatch.setenv("QUINTET_STACK", "bench")
+    sources = [f"inventories/{name}.yml" for name in ("quintet", "containers", "ssh-containers")]
+    [play] = yaml.safe_load((ROOT / "playbooks/nodes/create.yml").read_text())
+    [block] = [task["block"] for task in play["tasks"] if "block" in task]
+    [content] = [task["ansible.builtin.copy"]["content"] for task in block if task["name"] == "Say where the hosts are"]
+    topology = Topology(*sources)
+    text = topology.templar("web1").template(trust_as_template(content))
+    everybody, *hosts = (" ".join(part.split()) for part in text.split("Host ")[1:])
+    place = f"{topology.render('web1', 'secrets_dir')}/ssh"
+    assert everybody == (
+        f'* IdentityFile "{place}/key" IdentitiesOnly yes StrictHostKeyChecking yes UserKnownHostsFile "{place}/%n"'
+    )
+    assert "bench-web1 HostName 10.213.27.13" in hosts
+    assert len(hosts) == len(topology.hosts())
 
 
 def test_stacks_of_one_machine_share_nothing():

@@ -23,7 +23,7 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_start(self, playbook):
         # A filter of Ansible's own, so that all of them are looked up.
-        Templar(loader=playbook._loader).template(trust_as_template("{{ '' | hash }}"))
+        Templar().template(trust_as_template("{{ '' | hash }}"))
 
     def v2_playbook_on_play_start(self, play):
         gc.collect()
