@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from verify import BASE, FIRST, TOPOLOGY, eventually, manage, node, playbook, visitor
+from verify import BASE, FIRST, TOPOLOGY, contract, eventually, manage, node, playbook, visitor
 from verify.releases import changed, running
 from verify.stream import Stream, assert_nothing_lost
 from verify.visits import Visits
@@ -80,7 +80,16 @@ def test_a_release_under_load_fails_no_request_and_loses_no_job(tmp_path, as_bef
     assert re.fullmatch(rf"\S+Z \S+@\S+ release producer {as_before['producer']} {running('producer')} done", last), (
         last
     )
-    # What runs already is no work.
+    # What runs already is no work; also where a process of it was killed and started again some time.
+    worker = node(TOPOLOGY.hosts("worker")[0])
+    unit = "celery-producer.service"
+    worker.check_output(f"systemctl kill --signal=KILL --kill-whom=main {unit}")
+    eventually(
+        lambda: (
+            worker.check_output(f"systemctl show --value --property=NRestarts,SubState {unit}").split()
+            == ["1", "running"]
+        )
+    )
     again = release("producer", new)
     assert again.returncode == 0, again.stdout
     assert "there was nothing to do" in words(again)
@@ -102,6 +111,26 @@ def test_a_bad_release_is_rolled_back_by_itself_and_says_why(tmp_path, as_before
     assert manage(FIRST, "producer", "roundtrip")["ok"]
     if end == "all is as it was":
         assert "failed: " in node(TOPOLOGY.hosts("worker")[0]).check_output(f"tail -n 1 {LOG}")
+
+
+@pytest.mark.slow
+def test_a_way_back_that_fails_as_well_is_said(tmp_path, as_before):
+    worker = node(TOPOLOGY.hosts("worker")[0])
+    project, edits, why, _ = BAD["does not start"]
+    celery = f"{contract('projects_directory')}/{project}/releases/{as_before[project]}/venv/bin/celery"
+    worker.check_output(f"chmod a-x {celery}")
+    try:
+        result = release(project, changed(tmp_path, project, edits))
+    finally:
+        worker.check_output(f"chmod a+x {celery}")
+    assert result.returncode != 0
+    assert why in words(result)
+    assert re.search(
+        rf"the way back failed, too: .*, and run the runbook rollback to {as_before[project]}\.", words(result)
+    )
+    back = playbook(ROLLBACK, extra={"rollback_project": project, "rollback_release": as_before[project]})
+    assert back.returncode == 0, back.stdout
+    assert manage(FIRST, "producer", "roundtrip")["ok"]
 
 
 MIGRATION = """
