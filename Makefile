@@ -12,7 +12,7 @@ run = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 vault = $(SITE)/group_vars/all/vault.yml
 
-.PHONY: help deploy destroy secrets test test-all test-fast test-app lint molecule bench-deploy bench-jobs bench-scale chaos chaos-controls controls runbooks lock clean FORCE
+.PHONY: help deploy destroy secrets test test-all test-fast test-app lint molecule bench-deploy bench-jobs bench-scale chaos chaos-deploy chaos-controls controls runbooks lock clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -85,6 +85,11 @@ runbooks: ## List the runbooks; playbooks/runbooks/README.md leads from a sympto
 
 chaos: .venv/test ## Faults under load on a deployed ha, and what was noticed of them (FAULTS=, SEED=, TIMES=)
 	ANSIBLE_INVENTORY=inventories/ha.yml,inventories/containers.yml $(run) python -m verify.chaos $(if $(SEED),--seed $(SEED)) $(if $(TIMES),--times $(TIMES)) $(foreach fault,$(FAULTS),'$(fault)')
+
+chaos-deploy: .venv/test ## Deploys of TOPOLOGY killed at random points, on nodes of their own (SEED=, TIMES=)
+	QUINTET_STACK=killed $(MAKE) nodes
+	QUINTET_STACK=killed ANSIBLE_INVENTORY=inventories/$(TOPOLOGY).yml,inventories/containers.yml $(run) python -m verify.chaos.deploys $(if $(SEED),--seed $(SEED)) $(if $(TIMES),--times $(TIMES))
+	QUINTET_STACK=killed $(MAKE) destroy
 
 chaos-controls: .venv/test ## Show that the faults can fail: protections taken away on a deployed ha, which is spoilt by it
 	ANSIBLE_INVENTORY=inventories/ha.yml,inventories/containers.yml $(run) python -m verify.chaos.controls
