@@ -284,6 +284,7 @@ def test_environment_of_a_project(quintet, name):
         "ALLOWED_HOSTS": "localhost",
         "MEDIA_ROOT": f"/var/lib/{name}/media",
         "QUINTET_FILES": f"/opt/quintet/{name}/files",
+        "PGTARGETSESSIONATTRS": "read-write",
         "PGSSLMODE": "verify-full",
         "PGSSLROOTCERT": "/etc/haproxy/authorities.pem",
         **({"ROUNDTRIP_URL": "http://127.0.0.1:80/"} if name == "producer" else {}),

@@ -5,7 +5,9 @@ import hashlib
 import json
 import re
 import shlex
+import socket
 import subprocess
+import sys
 
 import pytest
 from ansible.errors import AnsibleError
@@ -28,7 +30,7 @@ TEMPLATES = {
     "hardening/sshd.conf.j2": ("web", None),
     "hardening/updates.conf.j2": ("web", None),
     "haproxy/haproxy.cfg.j2": ("web", None),
-    "haproxy/quintet-haproxy.j2": ("edge", None),
+    "haproxy/quintet-haproxy.j2": ("web", None),
     "haproxy/quintet.conf.j2": ("web", None),
     "haproxy/quintet.lua.j2": ("edge", None),
     "keepalived/check.j2": ("edge", None),
@@ -196,6 +198,7 @@ FILES = {
         "/etc/haproxy/identity.pem": ("tls_identity", 0, "haproxy", "0640"),
         "/etc/haproxy/authorities.pem": ("tls_authorities", 0, None, None),
         "/etc/haproxy/haproxy.cfg": ("haproxy.cfg.j2", 0, None, None),
+        "/usr/local/sbin/quintet-haproxy": ("quintet-haproxy.j2", 0, None, "0755"),
         f"{UNITS}/haproxy.service.d/quintet.conf": ("quintet.conf.j2", 0, None, None),
     },
     "keepalived": {
@@ -690,8 +693,28 @@ def test_scripts_of_the_edge_are_shell_scripts(edged, template, tmp_path):
     subprocess.run(["sh", "-n", tmp_path / "script"], check=True)
 
 
-def test_quintet_haproxy_is_python(edged):
-    compile(render(edged, "haproxy/quintet-haproxy.j2")[0], "quintet-haproxy", "exec")
+def test_how_servers_are_outlives_a_reload_unless_they_are_others_by_then(edged, tmp_path):
+    socket_path, conf, state = (tmp_path / name for name in ("socket", "haproxy.cfg", "servers"))
+    conf.write_text("listen web:80\n    server web1 10.0.0.1:8080 check\n    server web2 10.0.0.2:8443\n")
+    names = "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_port"
+    rows = ["2 web:80 1 web1 10.0.0.1 0 8080", "2 web:80 2 web2 10.0.0.2 0 8080", "2 web:80 3 web3 10.0.0.3 0 8080"]
+    paths = {"__haproxy_socket": socket_path, "__haproxy_conf": conf, "__haproxy_state": state}
+    [text] = render(edged, "haproxy/quintet-haproxy.j2", **{name: str(path) for name, path in paths.items()})
+    (tmp_path / "tool").write_text(text)
+    keep = [sys.executable, str(tmp_path / "tool"), "keep"]
+    state.write_text("of an earlier reload")
+    assert subprocess.run(keep, stderr=subprocess.DEVNULL).returncode == 1
+    assert not state.exists()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(socket_path))
+        listener.listen()
+        tool = subprocess.Popen(keep)
+        link, _ = listener.accept()
+        with link:
+            assert link.recv(100) == b"show servers state\n"
+            link.sendall("\n".join(["1", names, *rows, "", ""]).encode())
+        assert tool.wait(10) == 0
+    assert state.read_text().splitlines() == ["1", names, rows[0]]
 
 
 @pytest.mark.parametrize("role", ["postgresql", "rabbitmq", "web"])

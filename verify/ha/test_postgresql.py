@@ -364,3 +364,42 @@ def test_what_was_changed_by_hand_is_put_right():
     assert f"ttl: {TTL_SECONDS}\n" in found + "\n"
     assert "max_wal_senders" not in found
     assert deploy(limit="postgresql")[0] == 0
+
+
+CONNECT = """
+import psycopg, subprocess, time
+shell = subprocess.Popen(["sh", "-c", given["meanwhile"]])
+found = {"leader": 0, "follower": 0, "nobody": 0}
+while shell.poll() is None:
+    try:
+        with psycopg.connect(given["url"], connect_timeout=3) as link:
+            follows = link.execute("SELECT pg_is_in_recovery()").fetchone()[0]
+        found["follower" if follows else "leader"] += 1
+    except psycopg.OperationalError:
+        found["nobody"] += 1
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "attributes", "answered"),
+    [
+        # Who may write nowhere else is led there also by a process that has only just begun.
+        ("for time in 1 2 3 4; do systemctl reload haproxy; sleep 1; done", "any", True),
+        # Nobody knows who leads then, but the application does not take another for it.
+        (
+            "for time in 1 2 3; do systemctl kill --kill-whom main --signal KILL haproxy; sleep 3; done",
+            contract("project_environment", project=PROJECT)["PGTARGETSESSIONATTRS"],
+            False,
+        ),
+    ],
+    ids=["reload", "killed"],
+)
+def test_haproxy_that_begins_anew_leads_nobody_to_a_follower(meanwhile, attributes, answered):
+    url = f"{URL}?{TLS}&target_session_attrs={attributes}"
+    result = python_of(PROJECT["name"], FIRST, CONNECT, url=url, meanwhile=meanwhile)
+    found = json.loads(result.stdout)
+    print(found)
+    assert found["leader"] > 20
+    assert found["follower"] == 0
+    assert not (answered and found["nobody"])

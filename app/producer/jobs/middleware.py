@@ -2,9 +2,8 @@
 
 import logging
 
-from django.db import InterfaceError, OperationalError
-
 from . import views
+from .database import UNAVAILABLE
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ class UnavailableMiddleware:
 
     def process_exception(self, request, exception):
         """A view raised."""
-        if not isinstance(exception, (OperationalError, InterfaceError)):
+        if not isinstance(exception, UNAVAILABLE):
             return None
         logger.error("%s %s: PostgreSQL fails: %s", request.method, request.path, type(exception).__name__)
         return views.unavailable(request)

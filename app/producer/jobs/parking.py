@@ -11,12 +11,13 @@ import uuid
 
 from celery import bootsteps
 from celery.worker.consumer import Connection
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import connection, transaction
 from kombu import Consumer, Queue
 
 from producer import logs
 
 from . import services
+from .database import UNAVAILABLE
 from .models import Job, ParkedTask
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Parking(bootsteps.ConsumerStep):
         try:
             park(message)
         except Exception as exc:  # nothing in a message may break the worker
-            known = isinstance(exc, OperationalError | InterfaceError)
+            known = isinstance(exc, UNAVAILABLE)
             logger.error("A dead letter waits: %s", str(exc).strip(), exc_info=not known)
             self._timer.call_after(PAUSE_SECONDS, self.on_message, (message,))
         else:

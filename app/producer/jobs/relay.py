@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import psycopg
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from producer import logs
@@ -19,6 +19,7 @@ from producer.heartbeat import notify
 
 from . import results, services
 from .broker import PublishError, Sender
+from .database import UNAVAILABLE
 from .models import Job, Outbox
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Relay:
             notify("WATCHDOG=1")
             try:
                 self.turn()
-            except (PublishError, OperationalError, InterfaceError, psycopg.Error) as exc:
+            except (PublishError, *UNAVAILABLE, psycopg.Error) as exc:
                 self._rest_after(exc)
             else:
                 self._go_on()

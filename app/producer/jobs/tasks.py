@@ -9,11 +9,12 @@ import uuid
 from datetime import datetime
 
 from celery import shared_task
-from django.db import InterfaceError, OperationalError, connection
+from django.db import connection
 
 from producer import logs
 
 from . import results, services
+from .database import UNAVAILABLE
 from .models import Job
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Batch:
         batch, self._held = self._held, []
         try:
             self._bring_home(batch)
-        except (OperationalError, InterfaceError) as exc:
+        except UNAVAILABLE as exc:
             logger.warning("%s results wait, since PostgreSQL fails: %s", len(batch), str(exc).strip())
             connection.close()
             # Giving them back would count as a delivery, and there are not many of those; so they stay with us.
@@ -96,7 +97,7 @@ class Batch:
     def _bring_home(self, batch):
         try:
             bring_home([end for _, end in batch])
-        except (OperationalError, InterfaceError):
+        except UNAVAILABLE:
             raise
         except Exception as exc:  # something in there that PostgreSQL cannot store: whose is it?
             if len(batch) > 1:
@@ -118,7 +119,7 @@ class Batch:
         """Write results into the file, many at a time: each time costs a wait for the disk."""
         try:
             results.file_all()
-        except (OperationalError, InterfaceError) as exc:
+        except UNAVAILABLE as exc:
             logger.warning("The results file waits, since PostgreSQL fails: %s", str(exc).strip())
             connection.close()
             self._plan(self._file, PAUSE_SECONDS)

@@ -7,7 +7,6 @@ from itertools import chain
 
 from django.conf import settings
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.db import InterfaceError, OperationalError
 from django.http import JsonResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
@@ -18,6 +17,7 @@ from django.views.defaults import server_error as default_server_error
 
 from . import listing, results, services, timeline
 from .api.limits import patience
+from .database import UNAVAILABLE
 from .forms import JobForm
 from .models import Job, ParkedTask
 from .status import picture
@@ -45,7 +45,7 @@ def index(request):
         return render(request, "jobs/index.html", context, status=422 if form.is_bound else 200)
     try:
         job, _ = services.accept(**form.content(), key=form.idempotency_key())
-    except (OperationalError, InterfaceError) as exc:
+    except UNAVAILABLE as exc:
         logger.error("No job is accepted: PostgreSQL fails: %s", type(exc).__name__)
         # With the same key: should it have been accepted after all, the next post leads to it.
         return render(request, "jobs/index.html", {"form": form, "unavailable": True}, status=503)
@@ -144,7 +144,7 @@ def status_json(request):
 
 def server_error(request):
     """The last resort. What PostgreSQL broke outside of a view, such as keeping the session, is no mistake of ours."""
-    if isinstance(sys.exc_info()[1], (OperationalError, InterfaceError)):
+    if isinstance(sys.exc_info()[1], UNAVAILABLE):
         return unavailable(request)
     return default_server_error(request)
 

@@ -181,6 +181,25 @@ def test_postgresql_is_away_for_a_while(run, proxy, tmp_path, length):
     assert length("results") == length("parked") == 0
 
 
+def test_a_member_of_postgresql_that_takes_no_writes_is_as_one_that_is_away(run, proxy, tmp_path, length):
+    way = proxy("DATABASE_URL")
+    name = connection.settings_dict["NAME"]
+    options = {"DATABASE_URL": f"{way.url.rpartition('/')[0]}/{name}", "STATE_DIRECTORY": str(tmp_path)}
+    worker = run("producer", "results", "--concurrency", "1", via=celery, **options)
+    job = accept()
+    with connection.cursor() as cursor:
+        cursor.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        try:
+            way.refuse()
+            way.accept()
+            report(job)
+            until(lambda: worker.has_logged("read-only transaction"))
+        finally:
+            cursor.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+    assert ended(job).state == State.DONE
+    assert length("results") == length("parked") == 0
+
+
 POINTS = ("begin", "end", "write", "file")
 
 

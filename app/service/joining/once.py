@@ -14,9 +14,9 @@ import celery
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Ignore, Reject, Retry
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import InterfaceError, InternalError, OperationalError, connection, transaction
 from django.utils import timezone
-from psycopg.errors import QueryCanceled
+from psycopg.errors import QueryCanceled, ReadOnlySqlTransaction
 
 from . import reports
 from .models import Execution
@@ -66,7 +66,7 @@ class Task(celery.Task):
         while True:
             try:
                 return self._attempt(args, kwargs)
-            except (OperationalError, InterfaceError) as exc:
+            except (OperationalError, InterfaceError, InternalError) as exc:
                 if time.monotonic() > patience:
                     raise Reject(f"PostgreSQL failed: {exc}", requeue=True) from None
                 logger.warning("PostgreSQL failed, trying again in %s s: %s", pause, exc)
@@ -118,5 +118,10 @@ class Task(celery.Task):
 
 
 def _not_the_tasks_fault(exc):
-    """Whether PostgreSQL went away, or had the task wait too long for a lock. A slow query is the task's own fault."""
+    """Whether PostgreSQL went away, takes no writes just now, or had the task wait too long for a lock.
+
+    A slow query is the task's own fault.
+    """
+    if isinstance(exc, InternalError):
+        return isinstance(exc.__cause__, ReadOnlySqlTransaction)
     return isinstance(exc, OperationalError | InterfaceError) and not isinstance(exc.__cause__, QueryCanceled)

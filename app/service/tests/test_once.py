@@ -6,6 +6,7 @@ from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
+from django.db import connection
 from kombu import Connection, Exchange, Queue
 
 from service.celery import app
@@ -300,6 +301,22 @@ def test_a_lost_connection_to_postgresql_is_not_the_tasks_fault(send, messages):
           AND state = 'idle in transaction' AND now() - state_change > interval '0.3 s'
     """
     until(lambda: rows(terminate))
+    [report] = messages.of(task_id)
+    assert report["state"] == "done"
+    assert effects(task_id) == 1
+
+
+def test_a_member_of_postgresql_that_takes_no_writes_is_not_the_tasks_fault(worker, send, messages):
+    name = connection.settings_dict["NAME"]
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with connection.cursor() as cursor:
+        cursor.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        try:
+            cursor.execute(f"SELECT pg_terminate_backend(pid) {others}")
+            task_id = send("adding_task", ["a", "b"])
+            until(lambda: [1 for line in worker.logs() if "read-only transaction" in line["message"]])
+        finally:
+            cursor.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
     [report] = messages.of(task_id)
     assert report["state"] == "done"
     assert effects(task_id) == 1

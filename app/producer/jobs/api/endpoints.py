@@ -2,12 +2,13 @@
 
 import logging
 
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import connection, transaction
 from django.http import HttpResponse
 from django.urls import reverse
 from ninja import Status
 
 from jobs import results, services
+from jobs.database import UNAVAILABLE
 from jobs.models import Job
 from producer import logs
 
@@ -124,7 +125,7 @@ def look(job, seconds):
         try:
             with patience(seconds) as granted:
                 results.live(job, granted)
-        except (OperationalError, InterfaceError) as exc:
+        except UNAVAILABLE as exc:
             # PostgreSQL went away meanwhile. What it said before is true all the same: a job that is accepted, is.
             with logs.about(job):
                 logger.warning("Could not wait for the job: %s", exc)

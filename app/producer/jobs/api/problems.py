@@ -4,9 +4,10 @@ import logging
 from functools import wraps
 from http import HTTPStatus
 
-from django.db import InterfaceError, OperationalError
 from django.http import JsonResponse
 from ninja.errors import HttpError, ValidationError
+
+from jobs.database import UNAVAILABLE
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +99,6 @@ def handle(api):
             return respond(404, "There is no such job.")
         return respond(422, "; ".join(sorted({error["detail"] for error in errors})), kind=INVALID, errors=errors)
 
-    # Refused, cut off, too many connections, too slow: all of it passes.
-    @api.exception_handler(OperationalError)
-    @api.exception_handler(InterfaceError)
     def unavailable(request, exc):
         logger.error("%s %s: PostgreSQL fails: %s", request.method, request.path, exc)
         if getattr(exc.__cause__, "sqlstate", None) == CANCELLED:
@@ -108,6 +106,9 @@ def handle(api):
         else:
             detail = "The database does not answer. With an idempotency key it is safe to send the request again."
         return respond(503, detail, headers={"Retry-After": UNAVAILABLE_SECONDS})
+
+    for error in UNAVAILABLE:
+        api.add_exception_handler(error, unavailable)
 
 
 def describe(error):
