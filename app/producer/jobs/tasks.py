@@ -14,7 +14,7 @@ from django.db import connection
 from producer import logs
 
 from . import results, services
-from .database import UNAVAILABLE
+from .database import UNAVAILABLE, passes
 from .models import Job
 
 logger = logging.getLogger(__name__)
@@ -97,9 +97,10 @@ class Batch:
     def _bring_home(self, batch):
         try:
             bring_home([end for _, end in batch])
-        except UNAVAILABLE:
-            raise
-        except Exception as exc:  # something in there that PostgreSQL cannot store: whose is it?
+        except Exception as exc:
+            if passes(exc):
+                raise
+            # Something in there that PostgreSQL cannot store: whose is it?
             if len(batch) > 1:
                 for one in batch:
                     self._bring_home([one])

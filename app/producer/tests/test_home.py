@@ -152,6 +152,30 @@ def test_one_report_that_cannot_be_stored_takes_no_neighbour_with_it(results_wor
     assert jobs[7].waiting
 
 
+BREAKS = """
+    CREATE FUNCTION breaks() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'this row is broken' USING ERRCODE = 'internal_error'; END $$;
+    CREATE TRIGGER breaks BEFORE UPDATE ON jobs_job FOR EACH ROW WHEN (NEW.result = 'breaks') EXECUTE FUNCTION breaks()
+"""
+
+
+def test_an_error_within_postgresql_takes_no_neighbour_with_it_either(results_worker):
+    jobs = [accept() for _ in range(20)]
+    with connection.cursor() as cursor:
+        cursor.execute(BREAKS)
+        try:
+            for number, job in enumerate(jobs):
+                report(job, result="breaks" if number == 7 else "fine")
+            with results_worker():
+                for job in jobs[:7] + jobs[8:]:
+                    assert ended(job).result == "fine"
+                until(ParkedTask.objects.exists)
+        finally:
+            cursor.execute("DROP FUNCTION breaks CASCADE")
+    jobs[7].refresh_from_db()
+    assert jobs[7].waiting
+
+
 def test_what_a_newer_service_says_besides_is_ignored(home):
     job = accept()
     report(job, mood="good")
