@@ -117,10 +117,16 @@ def playbook(path, *arguments, extra=None, sources=None, **environment):
     return subprocess.run(ended, cwd=ROOT, capture_output=True, text=True, env=PLAIN | environment)
 
 
+def failure(result):
+    """What a playbook that failed has said, from its first failure on: what went well before it is too long to read."""
+    first = re.search(r"^(\[ERROR\]|fatal:|failed:)", result.stdout, re.MULTILINE)
+    return result.stdout[first.start() if first else -4000 :] + result.stderr
+
+
 def deploy(*arguments, limit=None, extra=None):
     """Deploy; gives its number of changes and its output."""
     result = playbook("deploy.yml", *arguments, *(["--limit", limit] if limit else []), extra=extra)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     return sum(int(count) for count in re.findall(r"changed=(\d+)", result.stdout)), result.stdout
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from verify import deploy, playbook
+from verify import deploy, failure, playbook
 from verify.releases import changed, running
 from verify.stream import Stream, assert_nothing_lost
 from verify.visits import Visits
@@ -16,7 +16,7 @@ SLOWEST_SECONDS = 20
 
 def told(runbook, **asked):
     result = playbook(f"runbooks/{runbook}/playbook.yml", extra={f"{runbook}_project": "producer"} | asked)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from verify import TOPOLOGY, contract, node, playbook
+from verify import TOPOLOGY, contract, failure, node, playbook
 from verify.common.test_rabbitmq import login, rabbitmqctl, whoami
 
 RUNBOOK = "runbooks/add_broker_user/playbook.yml"
@@ -25,7 +25,7 @@ def declare(*arguments, declared=DECLARED):
 
 def said(result):
     """What it said of the difference, and whether it changed anything."""
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     assert "planted" not in result.stdout
     return " ".join(result.stdout.split()), "changed=1" in result.stdout
 

@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from verify import FIRST, TOPOLOGY, contract, deploy, manage, node, playbook
+from verify import FIRST, TOPOLOGY, contract, deploy, failure, manage, node, playbook
 
 RUNBOOK = "runbooks/backup/playbook.yml"
 [HOST] = contract("repository_hosts")
@@ -39,7 +39,7 @@ def made(tmp_path_factory):
     manage(FIRST, "producer", "roundtrip")
     place, before = tmp_path_factory.mktemp("backup") / "kept", backups()
     result = playbook(RUNBOOK, "-vv", extra={"backup_to": str(place), "backup_type": "full"})
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     assert contract("backup_passphrase") not in result.stdout
     [path] = place.iterdir()
     assert str(path) in result.stdout
@@ -55,7 +55,7 @@ def test_there_is_one_more_and_no_error_in_it(made):
 @pytest.mark.usefixtures("made")
 def test_without_a_type_it_is_what_changed_since(tmp_path):
     result = playbook(RUNBOOK, extra={"backup_to": str(tmp_path)})
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     assert backups()[-1]["type"] == "diff"
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from verify import FIRST, TOPOLOGY, contract, node, playbook
+from verify import FIRST, TOPOLOGY, contract, failure, node, playbook
 
 RUNBOOK = "runbooks/diagnose/playbook.yml"
 NAMES = ("broker_password", "broker_cookie", "backup_passphrase", "monitor_password", "redis_internal_password")
@@ -38,7 +38,7 @@ def archive(tmp_path_factory):
         result = playbook(RUNBOOK, "-vv", extra={"diagnose_to": str(path)})
     finally:
         machine.check_output(f"rm {NOTE}")
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     assert str(path) in result.stdout
     assert [secret for secret in [*PLANTED.values(), *KNOWN] if secret in result.stdout] == []
     with tarfile.open(path) as opened:

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from verify import FIRST, PLAIN, ROOT, contract, deploy, eventually, manage, node, playbook, playbook_command
+from verify import FIRST, PLAIN, ROOT, contract, deploy, eventually, failure, manage, node, playbook, playbook_command
 from verify.tiers import database_host, sql
 
 RUNBOOK = "runbooks/drill/playbook.yml"
@@ -49,7 +49,7 @@ def table():
 
 def test_it_restores_counts_and_leaves_nothing():
     result = playbook(RUNBOOK)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     said = {
         name: (int(restored), int(live))
         for name, restored, live in re.findall(r"(\w+): \d+ tables, (\d+) rows; live (\d+)", words(result))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from verify import BASE, TOPOLOGY, deploy, manage, playbook, visitor
+from verify import BASE, TOPOLOGY, deploy, failure, manage, playbook, visitor
 
 RUNBOOK = "runbooks/maintenance/playbook.yml"
 WEBS = TOPOLOGY.hosts("web")
@@ -11,7 +11,7 @@ TEXT = "Back at <14:00> UTC & not before."
 
 def maintenance(state, **more):
     result = playbook(RUNBOOK, extra={"maintenance_state": state, **more})
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     return "changed=1" in result.stdout
 
 

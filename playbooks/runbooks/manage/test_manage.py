@@ -2,7 +2,7 @@
 
 import pytest
 
-from verify import TOPOLOGY, playbook
+from verify import TOPOLOGY, failure, playbook
 
 MANAGE = "runbooks/manage/playbook.yml"
 
@@ -11,7 +11,7 @@ MANAGE = "runbooks/manage/playbook.yml"
 def test_a_management_command_runs_as_the_services_do(more):
     asked = {"manage_project": "producer", "manage_command": "showmigrations jobs"} | more
     result = playbook(MANAGE, extra=asked)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     assert "[X] 0003_notify" in result.stdout
 
 

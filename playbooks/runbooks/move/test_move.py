@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from tests.topology import ROOT
-from verify import BASE, FIRST, TOPOLOGY, contract, deploy, eventually, manage, node, playbook, visitor
+from verify import BASE, FIRST, TOPOLOGY, contract, deploy, eventually, failure, manage, node, playbook, visitor
 from verify.tiers import sql
 
 RUNBOOK = "runbooks/move/playbook.yml"
@@ -35,7 +35,7 @@ def left(path, **extra):
 
 def succeeded(result):
     """The words of a playbook, without its line breaks."""
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     return " ".join(result.stdout.split())
 
 

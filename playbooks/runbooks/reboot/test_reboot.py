@@ -2,7 +2,7 @@
 
 import pytest
 
-from verify import TOPOLOGY, deploy, node, playbook
+from verify import TOPOLOGY, deploy, failure, node, playbook
 from verify.stream import Stream, assert_nothing_lost
 from verify.tiers import units
 
@@ -22,7 +22,7 @@ def test_each_host_boots_anew_and_no_job_is_lost():
     before = times("UserspaceTimestamp")
     with Stream(per_second=3) as stream:
         result = playbook(RUNBOOK, extra={"confirm": "postgresql1,web1"})
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     after, whole = times("UserspaceTimestamp"), times("FinishTimestamp")
     assert not before.items() & after.items()
     began, ended = [sorted(one[host][4:] for host in after) for one in (after, whole)]

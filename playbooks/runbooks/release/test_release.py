@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from verify import BASE, FIRST, TOPOLOGY, contract, eventually, manage, node, playbook, visitor
+from verify import BASE, FIRST, TOPOLOGY, contract, eventually, failure, manage, node, playbook, visitor
 from verify.releases import changed, running
 from verify.stream import Stream, assert_nothing_lost
 from verify.visits import Visits
@@ -59,7 +59,7 @@ def as_before():
     for project, name in before.items():
         if running(project) != name:
             result = playbook(ROLLBACK, extra={"rollback_project": project, "rollback_release": name})
-            assert result.returncode == 0, result.stdout + result.stderr
+            assert result.returncode == 0, failure(result)
 
 
 def is_marked():
@@ -71,7 +71,7 @@ def test_a_release_under_load_fails_no_request_and_loses_no_job(tmp_path, as_bef
     with Stream() as stream, Visits() as visits:
         result = release("producer", new)
         time.sleep(3)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     assert is_marked()
     print(f"{len(stream.answers)} jobs, {visits}")
     assert visits.failed == [], visits

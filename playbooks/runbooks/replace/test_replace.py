@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from verify import TOPOLOGY, container, deploy, node, playbook
+from verify import TOPOLOGY, container, deploy, failure, node, playbook
 from verify.stream import Stream, assert_nothing_lost
 
 RUNBOOK = "runbooks/replace/playbook.yml"
@@ -35,9 +35,9 @@ def test_an_empty_host_takes_the_place_of_the_leader_and_nothing_is_lost():
         # Longer than it takes the others to do without it.
         time.sleep(40)
         created = playbook("nodes/create.yml")
-        assert created.returncode == 0, created.stdout
+        assert created.returncode == 0, failure(created)
         result = replace(replace_host=lost)
-        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.returncode == 0, failure(result)
         whole()
     assert etcd(lost)["header"]["member_id"] != before
     assert_nothing_lost(stream, slowest=60, refused=(502, 503, 504, "ReadTimeout"))
@@ -60,7 +60,7 @@ def test_who_has_data_begins_anew_if_that_is_meant():
     host = next(one for one in HOSTS if one != leader("postgresql"))
     node(host).check_output("touch /var/lib/postgresql/mark /var/lib/etcd/mark /var/lib/rabbitmq/mnesia/mark")
     result = replace(replace_host=host, confirm=host)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     whole()
     assert node(host).run("ls /var/lib/postgresql/mark /var/lib/etcd/mark /var/lib/rabbitmq/mnesia/mark").stdout == ""
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from verify import TOPOLOGY, contract, deploy, node, playbook
+from verify import TOPOLOGY, contract, deploy, failure, node, playbook
 from verify.stream import Stream, assert_nothing_lost
 from verify.visits import Visits
 
@@ -35,7 +35,7 @@ def restarted():
     with Stream() as stream, Visits() as visits:
         for tier in UNITS:
             result = restart(restart_tier=tier)
-            assert result.returncode == 0, result.stdout + result.stderr
+            assert result.returncode == 0, failure(result)
     return before, {tier: processes(tier) for tier in UNITS}, stream, visits
 
 

@@ -6,7 +6,20 @@ from datetime import UTC, datetime
 
 import pytest
 
-from verify import BASE, FIRST, TOPOLOGY, contract, deploy, eventually, manage, node, playbook, together, visitor
+from verify import (
+    BASE,
+    FIRST,
+    TOPOLOGY,
+    contract,
+    deploy,
+    eventually,
+    failure,
+    manage,
+    node,
+    playbook,
+    together,
+    visitor,
+)
 from verify.stream import messages
 from verify.tiers import PATRONI, database_host, sql
 
@@ -25,7 +38,7 @@ RESEND_SECONDS = 300
 
 def restore(to, **more):
     result = playbook(RUNBOOK, extra={"restore_to": to, "confirm": STACK, **more})
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     return result.stdout
 
 
@@ -126,7 +139,7 @@ def test_one_database_comes_back_beside_the_live_one(other):
     process = node(HOST).check_output(f"systemctl show --value --property MainPID {UNIT}")
     asked = {"restore_to": at.isoformat(sep=" "), "restore_database": "producer", "restore_as": other}
     result = playbook(RUNBOOK, extra=asked)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     found = sql(database_host(), "SELECT id FROM jobs_job", other).splitlines()
     assert before in found
     assert after not in found

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from verify import BASE, FIRST, TOPOLOGY, contract, eventually, node, playbook, python_of, visitor
+from verify import BASE, FIRST, TOPOLOGY, contract, eventually, failure, node, playbook, python_of, visitor
 from verify.stream import messages
 from verify.tiers import database_host, sql
 
@@ -23,7 +23,7 @@ with Connection(given["url"], connect_timeout=5) as connection:
 
 def retry(*arguments):
     result = playbook(RUNBOOK, *arguments)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     return "changed=1" in result.stdout
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from verify import FIRST, TOPOLOGY, deploy, manage, node, playbook
+from verify import FIRST, TOPOLOGY, deploy, failure, manage, node, playbook
 from verify.releases import changed, kept, running
 from verify.stream import Stream, assert_nothing_lost
 from verify.visits import Visits
@@ -24,7 +24,7 @@ class Migration(migrations.Migration):
 
 def release(extra):
     result = playbook(RELEASE, extra={"release_project": "producer"} | extra)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
 
 
 def rollback(name, **extra):
@@ -65,7 +65,7 @@ def test_to_a_kept_release_under_load_and_back_within_a_minute(tmp_path, origina
     other = sorted(kept("producer") & released - {original})[0]
     with Stream() as stream, Visits() as visits:
         result = rollback(other)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     assert running("producer") == other
     print(f"{len(stream.answers)} jobs, {visits}")
     assert visits.failed == [], visits
@@ -74,7 +74,7 @@ def test_to_a_kept_release_under_load_and_back_within_a_minute(tmp_path, origina
     started = time.monotonic()
     result = rollback(original)
     took = time.monotonic() - started
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     assert running("producer") == original
     print(f"{took:.1f} s")
     assert took < SECONDS
@@ -93,7 +93,7 @@ def test_a_schema_that_went_on_is_taken_back_when_told_so(tmp_path, original):
     assert "-e confirm=migrations" in words(refused)
     assert running("producer") != original
     result = rollback(original, confirm="migrations")
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     assert "0004_more" not in migrated()
     assert manage(FIRST, "producer", "roundtrip")["ok"]
 

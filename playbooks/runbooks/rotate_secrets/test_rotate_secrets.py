@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.topology import ROOT
-from verify import TOPOLOGY, contract, deploy, manage, node, playbook, playbook_command
+from verify import TOPOLOGY, contract, deploy, failure, manage, node, playbook, playbook_command
 from verify.common.test_encryption import LINKS, handshake
 from verify.common.test_postgresql import connect, url
 from verify.common.test_rabbitmq import login, whoami
@@ -91,7 +91,7 @@ def rotated():
         result = rotate()
         seconds = time.monotonic() - began
         time.sleep(3)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     print(f"{seconds:.0f} s, {len(stream.answers)} jobs, {visits}")
     return before, identity, signed, seconds, stream, visits
 
@@ -148,7 +148,7 @@ def test_one_that_was_killed_goes_on_and_takes_those_that_were_asked_for_alone()
         assert refused.returncode != 0
         assert "A rotation of broker, database is under way" in words(refused)
         result = rotate(rotate_secrets_take_over=True)
-        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.returncode == 0, failure(result)
     assert visits.failed == [], visits
     assert_nothing_lost(stream, slowest=SLOWEST_SECONDS)
     changed = {name for name, value in secrets().items() if before[name] != value}

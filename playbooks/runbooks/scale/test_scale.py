@@ -14,7 +14,7 @@ import pytest
 import verify
 import verify.stream
 from tests.topology import ROOT, Topology
-from verify import BASE, FIRST, contract, deploy, eventually, manage, node, playbook, visitor
+from verify import BASE, FIRST, contract, deploy, eventually, failure, manage, node, playbook, visitor
 from verify.stream import Stream, assert_nothing_lost
 
 RUNBOOK = "runbooks/scale/playbook.yml"
@@ -30,7 +30,7 @@ def leave(host):
 
 
 def as_said(result):
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     return " ".join(result.stdout.split())
 
 

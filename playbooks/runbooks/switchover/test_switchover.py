@@ -2,7 +2,7 @@
 
 import pytest
 
-from verify import TOPOLOGY, deploy, eventually, playbook
+from verify import TOPOLOGY, deploy, eventually, failure, playbook
 from verify.stream import Stream, findings
 
 RUNBOOK = "runbooks/switchover/playbook.yml"
@@ -35,7 +35,7 @@ def test_a_host_that_is_named_leads_postgresql_and_nothing_is_lost():
     first, then = another("postgresql")
     with Stream() as stream:
         result = switchover(switchover_tier="postgresql", switchover_to=then)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     assert f"PostgreSQL: {first} led, and {then} leads." in words(result)
     assert leader("postgresql") == then
     found = findings(stream)
@@ -53,7 +53,7 @@ def test_a_host_that_is_named_leads_redis_and_nothing_is_lost():
     first, then = another("redis")
     with test_redis.Writes(60) as writes:
         result = switchover(switchover_tier="redis", switchover_to=then)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     assert f"Redis results: {first}.{DOMAIN} led, and {then}.{DOMAIN} leads." in words(result)
     assert all(test_redis.settled(port) == then for port in test_redis.PORTS.values())
     print(f"acknowledged {len(writes.acknowledged)}, longest gap {writes.gap():.1f} s")

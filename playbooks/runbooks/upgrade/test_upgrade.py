@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from verify import TOPOLOGY, deploy, node, playbook
+from verify import TOPOLOGY, deploy, failure, node, playbook
 from verify.stream import Stream, assert_nothing_lost
 
 RUNBOOK = "runbooks/upgrade/playbook.yml"
@@ -73,7 +73,7 @@ def newer():
 
 def upgrade(*arguments, **asked):
     result = playbook(RUNBOOK, *arguments, extra=asked)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     return result.stdout
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from verify import TOPOLOGY, eventually, node, playbook
+from verify import TOPOLOGY, eventually, failure, node, playbook
 from verify.stream import Stream, assert_nothing_lost, messages
 
 RUNBOOK = "runbooks/workers/playbook.yml"
@@ -14,7 +14,7 @@ UNDISTURBED_SECONDS = 3
 
 def workers(state, **more):
     result = playbook(RUNBOOK, extra={"workers_state": state, **more})
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, failure(result)
     return result.stdout.count("changed=1")
 
 
@@ -40,7 +40,7 @@ def test_tasks_wait_while_workers_pause():
         # What is accepted waits; it is counted every five seconds.
         eventually(lambda: messages()["service"] > before, 20)
         result = playbook("deploy.yml", "--limit", "worker")
-        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.returncode == 0, failure(result)
         assert "changed=1" not in result.stdout
         assert "Paused, and left so: celery-service.service" in " ".join(result.stderr.split())
         assert states("celery-service") == {"inactive"}
