@@ -4,10 +4,11 @@ import json
 import stat
 import subprocess
 import tarfile
+import time
 
 import pytest
 
-from verify import FIRST, TOPOLOGY, contract, deploy, failure, manage, node, playbook
+from verify import FIRST, TOPOLOGY, contract, deploy, eventually, failure, manage, node, playbook
 
 RUNBOOK = "runbooks/backup/playbook.yml"
 [HOST] = contract("repository_hosts")
@@ -90,10 +91,30 @@ def test_the_rest_is_in_one_file_that_its_owner_opens(made, tmp_path):
     assert all("./packages.txt" in found for found in names.values())
 
 
-@pytest.mark.usefixtures("made")
-def test_nothing_is_left_and_a_deploy_has_nothing_to_do():
+@pytest.fixture
+def under_way():
+    """A backup that takes its time, as one of a large database does; it, and what waits for it, end well after all."""
+    unit, host = "quintet-backup@diff.service", node(HOST)
+    host.check_output("systemctl start --no-block %s", unit)
+    eventually(lambda: host.file(f"/run/postgresql/{STANZA}-backup-1.lock").exists)
+    host.check_output("systemctl kill --signal=STOP %s", unit)
+    yield
+    host.check_output("systemctl kill --signal=CONT %s", unit)
+    eventually(lambda: host.run("systemctl is-active 'quintet-backup@*.service'").stdout.split() in ([], ["inactive"]))
+    assert host.check_output("systemctl list-units --failed --no-legend 'quintet-backup@*'") == ""
+
+
+@pytest.mark.usefixtures("made", "under_way")
+def test_nothing_is_left_and_a_deploy_has_nothing_to_do_while_the_next_is_made():
     assert {node(host).run("ls /var/tmp | grep ^quintet").stdout for host in TOPOLOGY.hosts()} == {""}
-    assert deploy(limit="postgresql")[0] == 0
+    assert deploy(limit=HOST)[0] == 0
+
+
+@pytest.mark.usefixtures("made", "under_way")
+def test_two_are_made_one_after_the_other():
+    node(HOST).check_output("systemctl start --no-block quintet-backup@full.service")
+    time.sleep(2)
+    assert node(HOST).run("systemctl is-active quintet-backup@full.service").stdout.strip() == "activating"
 
 
 def test_what_it_does_not_know_is_refused():
