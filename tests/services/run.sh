@@ -13,7 +13,7 @@ as() { setpriv --reuid "$1" --regid "$1" --init-groups env HOME="$(getent passwd
 
 as rabbitmq /usr/lib/rabbitmq/bin/rabbitmq-server >/data/rabbitmq.log 2>&1 &
 as postgres /usr/lib/postgresql/17/bin/postgres -D /data/postgresql -c listen_addresses='*' -c max_connections=300 \
-  -c fsync=off -c synchronous_commit=off -c full_page_writes=off >/data/postgresql.log 2>&1 &
+  -c fsync=off -c full_page_writes=off >/data/postgresql.log 2>&1 &
 as redis redis-server --bind 0.0.0.0 --dir /data/redis --save '' --appendonly no --databases 16 \
   --user default off --user quintet on '>quintet' '~*' '&*' +@all >/data/redis.log 2>&1 &
 

@@ -100,6 +100,39 @@ def test_between_accepted_and_sent_there_are_milliseconds(channel, messages):
     assert sorted(seconds)[15] < 0.1, seconds
 
 
+@pytest.fixture
+def stuck_commits(transactional_db):
+    """A cluster of PostgreSQL one of whose members is slow: what is committed waits for it, until `go_on()`."""
+
+    def wait_for(members):
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{members}'")
+            cursor.execute("SELECT pg_reload_conf()")
+        with connection.cursor() as cursor:
+            until(lambda: cursor.execute("SHOW synchronous_standby_names") and cursor.fetchone()[0] == members)
+
+    wait_for("slow")
+    yield lambda: wait_for("")
+    wait_for("")
+
+
+def test_those_who_accept_at_once_wait_for_the_cluster_and_not_for_each_other(stuck_commits):
+    threads = [threading.Thread(target=lambda: accept(1) and connection.close()) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    waiting = "SELECT wait_event FROM pg_stat_activity WHERE query ILIKE 'commit' AND state = 'active'"
+    with connection.cursor() as cursor:
+        until(lambda: cursor.execute(waiting) and cursor.rowcount == 5)
+        time.sleep(0.5)
+        cursor.execute(waiting)
+        found = [row[0] for row in cursor.fetchall()]
+    stuck_commits()
+    for thread in threads:
+        thread.join()
+    assert found == ["SyncRep"] * 5
+    assert Outbox.objects.count() == 5
+
+
 @pytest.mark.usefixtures("relay")
 def test_many_who_accept_at_once_wait_for_nobody(messages):
     together = threading.Barrier(8)

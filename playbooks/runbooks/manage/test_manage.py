@@ -12,7 +12,7 @@ def test_a_management_command_runs_as_the_services_do(more):
     asked = {"manage_project": "producer", "manage_command": "showmigrations jobs"} | more
     result = playbook(MANAGE, extra=asked)
     assert result.returncode == 0, failure(result)
-    assert "[X] 0003_notify" in result.stdout
+    assert "[X] 0004_wake" in result.stdout
 
 
 @pytest.mark.parametrize(

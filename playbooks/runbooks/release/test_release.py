@@ -137,7 +137,7 @@ MIGRATION = """
 from django.db import migrations
 
 class Migration(migrations.Migration):
-    dependencies = [("jobs", "0003_notify")]
+    dependencies = [("jobs", "0004_wake")]
     operations = [migrations.RemoveField("job", "work_seconds")]
 """
 
