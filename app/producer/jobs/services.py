@@ -19,8 +19,8 @@ TASK = "adding_task"
 QUEUE = "service"
 REPORT = {"task": "job_ended", "queue": "results"}
 CHANNEL = "outbox"  # the relays listen to it
-# Apart from the transaction that it tells of, and without waiting for any disk: of all that notify, PostgreSQL commits one
-# after the other, and each of those would wait until the members of a cluster have what the one before wrote.
+# Apart from the transaction that it tells of, and without waiting for any disk: of all that notify, PostgreSQL commits
+# one after the other, and each would wait until the members of a cluster have what the one before wrote.
 WAKE = f"SET LOCAL synchronous_commit = off; NOTIFY {CHANNEL}"
 CONTENT = ("first", "second", "work_seconds", "delay_seconds")
 

@@ -1,4 +1,4 @@
-"""Whoever puts something into the outbox tells the relays after its commit, and no longer by it: see `services.WAKE`."""
+"""Who puts something into the outbox tells the relays after the commit, and no longer by it: see `services.WAKE`."""
 
 from importlib import import_module
 
