@@ -138,16 +138,15 @@ def retry_parked(parked):
         won = ParkedTask.objects.filter(pk=parked.pk, retried_at=None).update(retried_at=timezone.now())
         parked.refresh_from_db()
         if won:
-            _post(
-                Outbox(
-                    task_id=parked.task_id,
-                    task=parked.task,
-                    args=parked.args,
-                    kwargs=parked.kwargs,
-                    headers=headers,
-                    queue=parked.queue,
-                )
+            message = Outbox(
+                task_id=parked.task_id,
+                task=parked.task,
+                args=parked.args,
+                kwargs=parked.kwargs,
+                headers=headers,
+                queue=parked.queue,
             )
+            _post([message])
     return bool(won)
 
 
@@ -199,23 +198,21 @@ def _one_each(ends):
 def send(*jobs):
     """Put the jobs' tasks into the outbox, within the caller's transaction."""
     _post(
-        *(
-            Outbox(
-                job=job,
-                task_id=str(job.pk),
-                task=TASK,
-                args=[job.first, job.second],
-                kwargs={"seconds": job.work_seconds} if job.work_seconds else {},
-                headers={"report": REPORT, "attempt": job.attempt},
-                queue=QUEUE,
-                due_at=job.due_at,
-            )
-            for job in jobs
+        Outbox(
+            job=job,
+            task_id=str(job.pk),
+            task=TASK,
+            args=[job.first, job.second],
+            kwargs={"seconds": job.work_seconds} if job.work_seconds else {},
+            headers={"report": REPORT, "attempt": job.attempt},
+            queue=QUEUE,
+            due_at=job.due_at,
         )
+        for job in jobs
     )
 
 
-def _post(*messages):
+def _post(messages):
     Outbox.objects.bulk_create(messages)
     # If that fails, the relays look by themselves within a second; what was committed is accepted.
     transaction.on_commit(_wake, robust=True)

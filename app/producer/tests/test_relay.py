@@ -102,7 +102,7 @@ def test_between_accepted_and_sent_there_are_milliseconds(channel, messages):
 
 @pytest.fixture
 def stuck_commits(transactional_db):
-    """A cluster of PostgreSQL one of whose members is slow: what is committed waits for it, until `go_on()`."""
+    """A cluster of PostgreSQL one of whose members is slow: what is committed waits for it, until this is called."""
 
     def wait_for(members):
         with connection.cursor() as cursor:
@@ -117,10 +117,17 @@ def stuck_commits(transactional_db):
 
 
 def test_those_who_accept_at_once_wait_for_the_cluster_and_not_for_each_other(stuck_commits):
-    threads = [threading.Thread(target=lambda: accept(1) and connection.close()) for _ in range(5)]
+    def accept_one():
+        accept(1)
+        connection.close()
+
+    threads = [threading.Thread(target=accept_one) for _ in range(5)]
     for thread in threads:
         thread.start()
-    waiting = "SELECT wait_event FROM pg_stat_activity WHERE query ILIKE 'commit' AND state = 'active'"
+    waiting = """
+        SELECT wait_event FROM pg_stat_activity
+        WHERE query ILIKE 'commit' AND state = 'active' AND datname = current_database()
+    """
     with connection.cursor() as cursor:
         until(lambda: cursor.execute(waiting) and cursor.rowcount == 5)
         time.sleep(0.5)
