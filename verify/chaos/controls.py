@@ -14,7 +14,7 @@ from verify.chaos import cluster
 from verify.chaos.faults import NAMED
 from verify.chaos.run import under_load, whole
 
-# A control changes what is whole, so that nobody waits for that.
+# Most controls change what is whole, so that nobody waits for that.
 PATIENCE_SECONDS = 30
 
 
@@ -27,17 +27,19 @@ class Control:
     spoil: str
     mend: str
     fault: str
+    restores: bool = False  # whether what it protects is that the stack becomes whole again
 
     def missed(self, directory):
         """Whether the checker finds something wrong without the protection."""
         whole()
         together(self.hosts, self.spoil)
+        goal = NAMED[self.fault].goal
         try:
-            found = under_load(NAMED[self.fault], directory, seconds=PATIENCE_SECONDS)
+            seconds = goal.restored if self.restores else PATIENCE_SECONDS
+            found = under_load(NAMED[self.fault], directory, seconds=seconds)
         finally:
             together(self.hosts, self.mend)
-        goal = NAMED[self.fault].goal
-        missed = [one for one in goal.missed(found) if not one.startswith("restored")]
+        missed = [one for one in goal.missed(found) if self.restores or not one.startswith("restored")]
         print(
             f"without {self.protection}: {self.fault} {'MISSES NOTHING' if not missed else '; '.join(missed)}",
             flush=True,
@@ -60,6 +62,15 @@ def agreed(**settings):
 # Applications' HAProxy asks RabbitMQ no more than whether its port is open.
 PORT_ONLY = "/^listen rabbitmq/,/^listen redis/ { /tcp-check/d; s/ check-sni / no-check-ssl check-sni / }"
 HAPROXY = "/etc/haproxy/haproxy.cfg"
+# What a deploy does that writes Sentinel's file from a template, after the master has moved: it names the one from
+# before, and nobody else.
+SENTINEL, LEARNT = "/var/lib/redis/sentinel.conf", "^sentinel (known-|config-epoch|leader-epoch|current-epoch)"
+STOP, START = (f"systemctl {verb} redis-sentinel@quintet" for verb in ("stop", "start"))
+TEMPLATED = f"""
+grep -vE '{LEARNT}' {SENTINEL} > {SENTINEL}.first && chown --reference={SENTINEL} {SENTINEL}.first
+[ $(hostname) != {cluster.STORES[0]} ] || {cluster.sentinel_cli("FAILOVER", "results")}
+sleep 20 && {STOP} && mv {SENTINEL} {SENTINEL}.whole && mv {SENTINEL}.first {SENTINEL} && {START}
+"""
 
 CONTROLS = [
     Control(
@@ -76,6 +87,11 @@ CONTROLS = [
         f"cp -p {HAPROXY} {HAPROXY}.whole && sed -i {quote(PORT_ONLY)} {HAPROXY} && systemctl reload haproxy",
         f"mv {HAPROXY}.whole {HAPROXY} && systemctl reload haproxy",
         "rabbitmq-frozen",
+    ),
+    Control(
+        "files that belong to Sentinel", cluster.STORES, TEMPLATED,
+        f"{STOP} && mv {SENTINEL}.whole {SENTINEL} && {START}",
+        "redis-frozen", restores=True,
     ),
 ]  # fmt: skip
 
