@@ -10,12 +10,14 @@ import pytest
 
 from tests.topology import ROOT
 from verify import TOPOLOGY, contract, deploy, eventually, node, python_of
+from verify.stream import Stream
 
 HOSTS = TOPOLOGY.hosts("redis")
 ADDRESSES = {contract("host_address", host): host for host in HOSTS}
 INSTANCES = {instance["name"]: instance for instance in contract("redis_instances", HOSTS[0])}
 PORTS = {name: instance["port"] for name, instance in INSTANCES.items()}
 SENTINEL = contract("sentinel_port")
+APP_HOSTS = [*TOPOLOGY.hosts("web"), *TOPOLOGY.hosts("worker")]
 WORKER = TOPOLOGY.hosts("worker")[0]
 PROJECT = contract("projects")[0]
 URL = contract("result_backend_url", project=PROJECT)
@@ -25,6 +27,8 @@ each_host = pytest.mark.parametrize("host", HOSTS)
 
 # Seconds, from the fault until a client writes again: Sentinel believes it after 3, elects, and HAProxy looks twice.
 SLOWEST = 12
+# Until who speaks with a host that hears nobody is cut off: HAProxy asks twice, and waits for who is being connected.
+CUT_SECONDS = 8
 
 
 def operator(port):
@@ -217,6 +221,28 @@ def test_a_master_that_hangs_is_replaced_and_follows_when_it_wakes():
     assert writes.gap() <= SLOWEST
     # What it acknowledged when it was stopped may not have left it.
     assert len(writes.lost()) <= 2
+
+
+@pytest.mark.slow
+def test_whoever_speaks_with_a_host_that_is_deaf_is_cut_off_from_all_its_services():
+    """HAProxy finds several of them down at the same time, and takes leave of each by itself."""
+    with Stream():
+        time.sleep(3)
+    master = eventually(lambda: settled(PORTS["results"]), 30)
+    ask = f"ss -Htn state established dst {contract('host_address', master)}"
+
+    def spoken_with():
+        lines = [line for host in APP_HOSTS for line in node(host).check_output(ask).splitlines()]
+        return {int(line.split()[3].rpartition(":")[2]) for line in lines}
+
+    assert spoken_with() >= {PORTS["results"], contract("broker_tls_port")}
+    network = f"ip saddr {contract('node_network')}.0/24"
+    chain = f"type filter hook input priority -300; iifname lo accept; {network} drop"
+    node(master).check_output(f'nft "table inet deaf {{ chain input {{ {chain}; }}; }}"')
+    try:
+        eventually(lambda: not spoken_with(), CUT_SECONDS)
+    finally:
+        node(master).check_output("nft delete table inet deaf")
 
 
 def test_a_deploy_leaves_the_master_where_it_is():
