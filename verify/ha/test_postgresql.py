@@ -403,3 +403,16 @@ def test_haproxy_that_begins_anew_leads_nobody_to_a_follower(meanwhile, attribut
     assert found["leader"] > 20
     assert found["follower"] == 0
     assert not (answered and found["nobody"])
+
+
+def test_a_leader_whose_patroni_is_slow_to_say_so_is_spoken_with_all_the_same():
+    """It is asked whether it leads, and answers late when its host has a lot to do; PostgreSQL itself is well."""
+    first, patroni = leader(), "systemctl kill --kill-whom main --signal {} patroni".format
+    url = f"{URL}?{TLS}&target_session_attrs=any"
+    node(first).check_output(patroni("STOP"))
+    try:
+        result = python_of(PROJECT["name"], FIRST, CONNECT, url=url, meanwhile="sleep 4")
+    finally:
+        node(first).check_output(patroni("CONT"))
+    found = json.loads(result.stdout)
+    assert (found["leader"] > 5, found["follower"], found["nobody"]) == (True, 0, 0), found
