@@ -77,6 +77,17 @@ def killed(name):
         container(name).start()
 
 
+@contextlib.contextmanager
+def deaf(name):
+    """A host that hears nobody, for a while: no connection is closed."""
+    chain = f"type filter hook input priority -300; iifname lo accept; ip saddr {contract('node_network')}.0/24 drop"
+    node(name).check_output(f'nft "table inet deaf {{ chain input {{ {chain}; }}; }}"')
+    try:
+        yield
+    finally:
+        node(name).check_output("nft delete table inet deaf")
+
+
 def exposure(host, unit):
     """systemd's measure of a unit's rights: 0 has none at all, and 10 all of them."""
     words = node(host).check_output("systemd-analyze security --no-pager %s | tail -n 1", unit)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.topology import ROOT
-from verify import TOPOLOGY, contract, deploy, eventually, node, python_of
+from verify import TOPOLOGY, contract, deaf, deploy, eventually, node, python_of
 from verify.stream import Stream
 
 HOSTS = TOPOLOGY.hosts("redis")
@@ -236,13 +236,8 @@ def test_whoever_speaks_with_a_host_that_is_deaf_is_cut_off_from_all_its_service
         return {int(line.split()[3].rpartition(":")[2]) for line in lines}
 
     assert spoken_with() >= {PORTS["results"], contract("broker_tls_port")}
-    network = f"ip saddr {contract('node_network')}.0/24"
-    chain = f"type filter hook input priority -300; iifname lo accept; {network} drop"
-    node(master).check_output(f'nft "table inet deaf {{ chain input {{ {chain}; }}; }}"')
-    try:
+    with deaf(master):
         eventually(lambda: not spoken_with(), CUT_SECONDS)
-    finally:
-        node(master).check_output("nft delete table inet deaf")
 
 
 def test_a_deploy_leaves_the_master_where_it_is():
