@@ -26,8 +26,6 @@ WEB, WORKER, BROKER = (TOPOLOGY.hosts(group)[0] for group in ("web", "worker", "
 DIRECTORY = Path(contract("secrets_dir"))
 # Of everything; and of one request, which waits while gunicorn starts.
 MOST_SECONDS, SLOWEST_SECONDS = 300, 20
-# A second. A stack of several hosts shares one machine's processors.
-JOBS, VISITS = (3, 8) if CLUSTERED else (6, 20)
 MUTUAL = [link for link in LINKS if link[3]]
 SIGN = "import json; from django.core import signing; print(json.dumps(signing.dumps('x')))"
 CHECK = """
@@ -88,7 +86,7 @@ def rotated():
     """All, under load: secrets, certificate and a signature of before, the seconds, the stream and the visits."""
     before, identity, signed = secrets(), contract("tls_identity", WEB), python(SIGN)
     assert set(admitted(before, identity).values()) == {True}
-    with Stream(JOBS) as stream, Visits(VISITS) as visits:
+    with Stream() as stream, Visits() as visits:
         began = time.monotonic()
         result = rotate()
         seconds = time.monotonic() - began
@@ -137,7 +135,7 @@ def test_one_that_was_killed_goes_on_and_takes_those_that_were_asked_for_alone()
     """Killed as soon as applications are stand-ins somewhere; a deploy in the middle refuses nobody."""
     before = secrets()
     command = playbook_command(RUNBOOK, extra={"rotate_secrets_only": "database,broker"})
-    with Stream(JOBS) as stream, Visits(VISITS) as visits:
+    with Stream() as stream, Visits() as visits:
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True) as process:
             stands_in = "grep -q -- -next: /opt/quintet/producer/environment"
             while node(WEB).run(stands_in).rc and process.poll() is None:
