@@ -52,13 +52,13 @@ def test_applications_speak_with_who_leads(ha):
         "port": 5432,
         "tls": False,
         "servers": [{"name": host, "address": address, "port": 5432} for host, address in DATA.items()],
-        "check": "port 8008",
-        "options": ["option httpchk OPTIONS /primary", "http-check expect status 200"],
+        "check": "port 8008 fall 3",
+        "options": ["timeout check 2s", "option httpchk OPTIONS /primary", "http-check expect status 200"],
     }
     text = render(ha, "haproxy/haproxy.cfg.j2", "web1")[0]
     [line] = [line for line in lines(text) if line.strip().startswith("server data2 10.213.134.11:5432 ")]
     assert " check-ssl verify required " in line
-    assert line.endswith(" check check-sni postgresql.quintet.internal port 8008")
+    assert line.endswith(" check check-sni postgresql.quintet.internal port 8008 fall 3")
 
 
 def test_the_distribution_makes_no_cluster(ha):
