@@ -321,7 +321,7 @@ def test_the_log_of_a_cluster_goes_to_the_backups_and_comes_from_there(ha):
     parameters = config(ha)["postgresql"]["parameters"]
     assert (parameters["archive_mode"], parameters["archive_timeout"]) == ("on", "60s")
     assert parameters["archive_command"] == "pgbackrest --stanza=ha archive-push %p"
-    assert parameters["restore_command"] == "pgbackrest --stanza=ha archive-get %f %p"
+    assert parameters["restore_command"] == "timeout 3 pgbackrest --stanza=ha archive-get %f %p"
 
 
 @pytest.mark.parametrize(

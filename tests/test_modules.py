@@ -114,6 +114,23 @@ def test_a_new_hash_fits_its_password_and_has_a_salt_of_its_own(password):
     assert all(access.password_matches(password, one, SHA256) for one in hashes)
 
 
+# As RabbitMQ 4 writes it.
+FLAGS = "[detailed_queues_endpoint,\n khepri_db,\n 'rabbitmq_4.0.0',\n restart_streams].\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "commands"),
+    [
+        (["khepri_db", "rabbitmq_4.0.0"], []),
+        (["khepri", "rabbitmq_4.1.0", "restart_streams"], ["khepri", "rabbitmq_4.1.0"]),
+    ],
+)
+def test_feature_flags_that_are_not_enabled(tmp_path, flags, commands):
+    (tmp_path / "flags").write_text(FLAGS)
+    found = access.disabled(flags, tmp_path / "flags")
+    assert found == [["enable_feature_flag", "--experimental", flag] for flag in commands]
+
+
 # -- The difference ---------------------------------------------------------------------------------------------------
 
 ALL = {"configure": ".*", "write": ".*", "read": ".*"}

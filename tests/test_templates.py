@@ -959,7 +959,7 @@ def test_rabbitmq_keeps_the_cluster_to_itself(each):
     assert words["USE_LONGNAME"] == "true"
     assert words["ERL_EPMD_ADDRESS"] == "127.0.0.1"
     assert words["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] == (
-        "-rabbit dead_letter_worker_publisher_confirm_timeout 15000 -kernel inet_dist_use_interface {127,0,0,1}"
+        "-rabbit dead_letter_worker_publisher_confirm_timeout 5000 -kernel inet_dist_use_interface {127,0,0,1}"
     )
     assert words["RABBITMQ_CTL_ERL_ARGS"] == ""
     [socket] = render(each, "rabbitmq/epmd.socket.j2")

@@ -1,9 +1,9 @@
 #!/usr/bin/python
-"""Users, vhosts, permissions and tags of a RabbitMQ broker, with rabbitmqctl."""
+"""Users, vhosts, permissions, tags and feature flags of a RabbitMQ broker, with rabbitmqctl."""
 
 DOCUMENTATION = r"""
 module: rabbitmq_access
-short_description: Users, vhosts, permissions and tags of a broker
+short_description: Users, vhosts, permissions, tags and feature flags of a broker
 description:
   - Reads the whole state once (C(rabbitmqctl export_definitions)), compares, and writes only the difference, in one
     call (C(rabbitmqctl import_definitions)); what goes, goes by a command of its own.
@@ -54,6 +54,16 @@ options:
     description: How many nodes the cluster has. Nothing is written before they are all there.
     type: int
     default: 1
+  feature_flags:
+    description:
+      - Feature flags that are enabled, also where RabbitMQ leaves that to its operator (C(--experimental)). None can be
+        disabled again.
+    type: list
+    elements: str
+    default: []
+  feature_flags_file:
+    description: Where this node keeps which are enabled, as Erlang's list of names; to ask the node takes seconds.
+    type: str
   delete_vhosts_with_messages:
     description: Confirms that a vhost may go with the messages that are in its queues.
     type: bool
@@ -94,7 +104,9 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import shlex
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -252,6 +264,12 @@ def surplus(found, wanted, users, vhosts):
             yield ["delete_vhost", vhost["name"]]
 
 
+def disabled(flags, file):
+    """The rabbitmqctl commands that enable what of these feature flags this node's file does not name."""
+    enabled = re.findall(r"[\w.]+", Path(file).read_text()) if flags else []
+    return [["enable_feature_flag", "--experimental", flag] for flag in flags if flag not in enabled]
+
+
 def told(lacks, commands):
     """The changes in words, without secrets: what is imported, and the commands."""
     for kind, ones in lacks.items():
@@ -306,6 +324,8 @@ def contradictions(params):
         names = [one["name"] for one in params[kind]]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"{kind}: {name} is declared twice"
+    if params["feature_flags"] and not params["feature_flags_file"]:
+        yield "feature_flags: feature_flags_file says which are enabled, and is missing"
     for user in params["users"]:
         if user["state"] == "present" and not user["password"]:
             yield f"users: {user['name']} needs a password"
@@ -384,6 +404,8 @@ def main():
                 },
             },
             "nodes": {"type": "int", "default": 1},
+            "feature_flags": {"type": "list", "elements": "str", "default": []},
+            "feature_flags_file": {"type": "str"},
             "delete_vhosts_with_messages": {"type": "bool", "default": False},
         },
     )
@@ -401,6 +423,7 @@ def main():
     names = {one["name"] for one in params["users"] + params["vhosts"]}
     before = described(found, names)
     lacks, commands = missing(found, wanted), list(surplus(found, wanted, params["users"], params["vhosts"]))
+    commands = disabled(params["feature_flags"], params["feature_flags_file"]) + commands
     if not params["delete_vhosts_with_messages"]:
         for arguments in commands:
             if arguments[0] == "delete_vhost" and broker.messages(arguments[1]):

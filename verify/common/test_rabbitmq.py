@@ -52,6 +52,12 @@ def whoami(user, password):
     return management(user, password, "whoami")
 
 
+def test_nodes_agree_by_themselves_about_what_there_is():
+    """Users, queues and the like are in Khepri, which has a majority; Mnesia has two truths after two networks."""
+    flags = rabbitmqctl("list_feature_flags", "name", "state")
+    assert {"name": "khepri_db", "state": "enabled"} in flags
+
+
 def test_worker_host_is_admitted_to_its_vhost_only():
     user, password, vhost = contract("broker_user"), contract("broker_password"), contract("broker_vhost")
     assert login(user, password, vhost) == "admitted"

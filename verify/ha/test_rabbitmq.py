@@ -5,7 +5,7 @@ from shlex import quote
 
 import pytest
 
-from verify import TOPOLOGY, container, contract, eventually, killed, node
+from verify import TOPOLOGY, container, contract, deaf, eventually, killed, node
 
 NODES = TOPOLOGY.hosts("rabbitmq")
 VHOST = contract("broker_vhost")
@@ -56,6 +56,15 @@ def test_a_node_that_dies_comes_back_by_itself(host):
 def test_a_host_that_dies_comes_back_by_itself():
     with killed(NODES[0]):
         eventually(lambda: running(NODES[1]) == set(NODES[1:]), 60)
+    eventually(whole, 120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", NODES)
+def test_a_host_that_hears_nobody_is_taken_for_lost_and_comes_back_by_itself(host):
+    others = [other for other in NODES if other != host]
+    with deaf(host):
+        eventually(lambda: all(running(other) == set(others) for other in others), 30)
     eventually(whole, 120)
 
 
