@@ -311,7 +311,13 @@ def test_a_password_is_never_written(name):
     ],
 )
 def test_contradictions(users, vhosts, said):
-    assert list(access.contradictions({"users": users, "vhosts": vhosts})) == said
+    assert list(access.contradictions({"users": users, "vhosts": vhosts, "feature_flags": []})) == said
+
+
+def test_feature_flags_need_to_be_found():
+    declared = {"users": [], "vhosts": [], "feature_flags": ["khepri_db"], "feature_flags_file": None}
+    said = ["feature_flags: feature_flags_file says which are enabled, and is missing"]
+    assert list(access.contradictions(declared)) == said
 
 
 @pytest.mark.parametrize(
