@@ -282,6 +282,7 @@ def test_the_firewall_drops_it_by_ipv6_and_by_udp_as_well(knocked, host):
     assert without == " ".join(f"{kind}:{port}" for kind in ("tcp4", "udp4", "tcp6", "udp6") for port in (22, 8099))
 
 
+@pytest.mark.alike
 def test_rules_that_cannot_be_loaded_change_nothing():
     host, look = TOPOLOGY.hosts("rabbitmq")[0], "cat /etc/quintet/firewall.nft; nft list table inet quintet"
     before = node(host).check_output(look)

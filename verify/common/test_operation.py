@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 from verify import BASE, FIRST, TOPOLOGY, deploy, eventually, manage, node, together, visitor
 from verify.tiers import REPLICATED
 
@@ -49,6 +51,7 @@ def test_a_restart_of_gunicorn_fails_no_request():
     assert set(statuses) == {200}
 
 
+@pytest.mark.alike
 def test_a_deploy_killed_before_a_restart_is_put_right():
     # The file is newer than the process, as after a deploy that wrote it and was killed: nobody will notify a handler.
     # A group of Redis has no such file: what its daemons write is theirs.

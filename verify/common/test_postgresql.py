@@ -141,6 +141,7 @@ def test_an_owner_makes_tables_for_its_service():
     assert "Error" not in node(WEB).check_output("quintet-manage --owner producer migrate --check")
 
 
+@pytest.mark.alike
 def test_drift_is_put_right():
     drift = (
         "REVOKE UPDATE ON jobs_job FROM producer; GRANT CREATE ON SCHEMA public TO producer; "
