@@ -291,6 +291,7 @@ def test_the_repository_has_a_host_of_its_own(ha):
     assert found["global"]["repo1-cipher-pass"] == SECRETS["backup_passphrase"]
     assert found["global"]["backup-standby"] == "prefer"
     assert found["global"]["tls-server-auth"] == ", ".join(f"{name}=ha" for name in NAMES)
+    assert "global:archive-push" not in found
 
 
 @pytest.mark.parametrize("host", DATA)
@@ -305,6 +306,7 @@ def test_hosts_of_postgresql_know_where_it_is_and_not_what_opens_it(ha, host):
         "pg1-port": "5432",
         "pg1-socket-path": "/run/postgresql",
     }
+    assert found["global:archive-push"] == {"io-timeout": "3"}
     assert SECRETS["backup_passphrase"] not in str(found)
 
 

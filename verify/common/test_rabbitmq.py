@@ -52,8 +52,8 @@ def whoami(user, password):
     return management(user, password, "whoami")
 
 
-def test_nodes_agree_by_themselves_about_what_there_is():
-    """Users, queues and the like are in Khepri, which has a majority; Mnesia has two truths after two networks."""
+def test_what_it_knows_of_users_and_queues_is_in_khepri():
+    """Mnesia has two truths after two networks: verify/ha/test_rabbitmq.py."""
     flags = rabbitmqctl("list_feature_flags", "name", "state")
     assert {"name": "khepri_db", "state": "enabled"} in flags
 

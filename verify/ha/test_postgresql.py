@@ -9,6 +9,7 @@ import time
 import pytest
 
 from verify import FIRST, TOPOLOGY, contract, deaf, deploy, eventually, killed, node, python_of
+from verify.chaos.cluster import switch
 from verify.tiers import sql
 
 HOSTS = TOPOLOGY.hosts("postgresql")
@@ -307,17 +308,11 @@ def test_etcd_is_lost():
     assert leader() == first
 
 
-def switch_over(first, second):
-    node(first).check_output(
-        f"patronictl -c /etc/patroni/config.yml switchover --leader {first} --candidate {second} --force"
-    )
-
-
 @pytest.mark.slow
 def test_a_switchover():
     with Writes() as writes:
         first, second = leader(), followers()[0]
-        switch_over(first, second)
+        switch(first, second)
         eventually(whole, 60)
         time.sleep(1)
     writes.assert_nothing_lost()
@@ -332,7 +327,7 @@ def test_a_switchover_does_not_wait_for_a_backup_host_that_does_not_answer():
         first, second = leader(), followers()[0]
         leads = "SELECT host(inet_server_addr()) WHERE NOT pg_is_in_recovery()"
         with deaf(TOPOLOGY.hosts("backup")[0]):
-            switch_over(first, second)
+            switch(first, second)
             eventually(lambda: as_owner(leads) == f"['{contract('host_address', second)}']", 40)
         eventually(whole, 60)
     writes.assert_nothing_lost()
