@@ -108,6 +108,16 @@ def test_etcd_admits_every_certificate_where_no_name_is_asked_for(ha):
     assert "allowed-hostname" not in text
 
 
+def test_etcd_is_led_elsewhere_than_what_it_keeps_the_lock_of(ha):
+    assert ha.render("data2", "etcd_yields_to") == "https://data2.quintet.internal:8008/primary"
+    assert evaluated(ha, "etcd", "__etcd_yield_files", etcd_yields_to="") == []
+    [service] = render(ha, "etcd/quintet-etcd-yield.service.j2", "data2")
+    identity = "/etc/etcd/identity.pem /etc/etcd/authorities.pem"
+    assert (
+        f"{identity} \\\n  https://data2.quintet.internal:2379 https://data2.quintet.internal:8008/primary\n" in service
+    )
+
+
 # -- Patroni ----------------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +180,7 @@ def test_settings_go_where_patroni_takes_them_from(ha):
     found = config(ha, **more)
     assert found["postgresql"]["parameters"]["work_mem"] == "8MB"
     assert not {"max_wal_senders", "max_connections"} & found["postgresql"]["parameters"].keys()
+    assert found["postgresql"]["parameters"]["archive_mode"] == "on", "what the topology wants is not lost"
     agreed = evaluated(ha, "patroni", "__patroni_dynamic", **more)
     assert agreed["postgresql"]["parameters"] == {"max_connections": 100, "max_wal_senders": 7}
     assert (agreed["ttl"], agreed["loop_wait"]) == (30, 5)

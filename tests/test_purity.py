@@ -250,6 +250,14 @@ def test_task_is_plain(role, path, task):
     assert not [text for text in strings(task) if re.search(r"\bdefault\(|\bd\(", text)], "use a default of the role"
 
 
+def test_more_settings_are_the_users():
+    """Who sets a role's `_settings` loses nothing that a topology wants: that has names of its own."""
+    texts = [yaml.safe_load(path.read_text()) or {} for path in ROOT.glob("inventories/group_vars/**/*.yml")]
+    found = {name for text in texts for name in text if name.endswith("_settings")}
+    # Which has its place in the contract.
+    assert found == {"pgbackrest_settings"}
+
+
 def test_conditions_are_few():
     conditional = [task["name"] for _, _, task in TASKS if "when" in task]
     assert len(conditional) < 0.2 * len(TASKS), conditional

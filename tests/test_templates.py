@@ -70,6 +70,8 @@ TEMPLATES = {
 # The same for what is in the topology `ha` only; see test_ha_*.py.
 HA_TEMPLATES = {
     "etcd/quintet.yml.j2": ("etcd", None),
+    "etcd/quintet-etcd-yield.service.j2": ("etcd", None),
+    "etcd/quintet-etcd-yield.timer.j2": ("etcd", None),
     "etcd/sandbox.conf.j2": ("etcd", None),
     "patroni/config.yml.j2": ("postgresql", None),
     "patroni/limits.conf.j2": ("postgresql", None),
@@ -931,6 +933,7 @@ def test_rabbitmq_settings(quintet):
     assert (found["ssl_options.verify"], found["ssl_options.fail_if_no_peer_cert"]) == ("verify_peer", "true")
     assert [value for name, value in found.items() if name.startswith("ssl_options.versions")] == ["tlsv1.3"]
     assert (found["management.tcp.ip"], found["management.tcp.port"]) == ("10.213.171.12", "15672")
+    assert (found["cluster_name"], found["net_ticktime"]) == ("quintet", "8")
     assert found["vm_memory_high_watermark.absolute"] == "1536MiB"
     assert not [name for name in found if name.startswith("default_")], "these act on an empty broker only"
     assert not {"True", "False"} & set(found.values()), "its booleans are lower-case"

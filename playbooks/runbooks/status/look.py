@@ -46,6 +46,11 @@ def said(*command, statuses=(0,)):
     return done.stdout if done.returncode in statuses else ""
 
 
+def at_times(unit):
+    """Whether it runs when a timer says so, and is well between two times."""
+    return ".timer" in unit["TriggeredBy"] and unit["ActiveState"] != "failed"
+
+
 def units():
     """The state of each unit that is to run: {name: {state, since, restarts}}."""
     names = {
@@ -57,10 +62,10 @@ def units():
             if "X-Quintet=" in file.read():
                 names.add(os.path.basename(path))
     found = {}
-    properties = "Id,ActiveState,SubState,UnitFileState,NRestarts,ActiveEnterTimestamp"
+    properties = "Id,ActiveState,SubState,UnitFileState,NRestarts,ActiveEnterTimestamp,TriggeredBy"
     for block in said("systemctl", "show", f"--property={properties}", *sorted(names)).split("\n\n") if names else ():
         unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        if unit.get("UnitFileState") in ("enabled", "enabled-runtime", "static", "generated"):
+        if unit.get("UnitFileState") in ("enabled", "enabled-runtime", "static", "generated") and not at_times(unit):
             found[unit["Id"].removesuffix(".service")] = {
                 "state": unit["ActiveState"],
                 "since": unit["ActiveEnterTimestamp"],
