@@ -7,6 +7,7 @@ import yaml
 
 from tests.samples import SECRETS
 from tests.test_templates import MONITOR, PEER, UNITS, evaluated, lines, render, unit
+from tests.topology import ROOT
 
 DATA = {"data1": "10.213.134.10", "data2": "10.213.134.11", "data3": "10.213.134.12"}
 WEB, WORKERS = ["10.213.134.15", "10.213.134.16"], ["10.213.134.17", "10.213.134.18"]
@@ -111,6 +112,8 @@ def test_etcd_admits_every_certificate_where_no_name_is_asked_for(ha):
 def test_etcd_is_led_elsewhere_than_what_it_keeps_the_lock_of(ha):
     assert ha.render("data2", "etcd_yields_to") == "https://data2.quintet.internal:8008/primary"
     assert evaluated(ha, "etcd", "__etcd_yield_files", etcd_yields_to="") == []
+    tool = evaluated(ha, "etcd", "__etcd_yield_files", host="data2")[0]
+    assert tool["content"] == (ROOT / "roles/etcd/files/yield.py").read_text()
     [service] = render(ha, "etcd/quintet-etcd-yield.service.j2", "data2")
     identity = "/etc/etcd/identity.pem /etc/etcd/authorities.pem"
     assert (

@@ -1,8 +1,8 @@
 #!/usr/bin/python3 -Es
 """Lets another member lead etcd where this host leads what etcd keeps the lock of.
 
-A new leader of etcd gives each lock all its time again. If the host of both is lost, the lock outlives its holder by that and
-by etcd's election; if they are two hosts, only by what was left of it.
+A new leader of etcd gives each lock all its time again. If the host of both is lost, the lock outlives its holder by
+that and by etcd's election; if they are two hosts, only by what was left of it.
 """
 
 import contextlib
@@ -42,8 +42,7 @@ def main(identity, authorities, etcd, yields_to):
             if member["ID"] == own or said(member["clientURLs"][0], "maintenance/status", {})["leader"] != own:
                 continue
             said(etcd, "maintenance/transfer-leadership", {"targetID": member["ID"]})
-            # As a notice, for the journal.
-            print(f"<5>{member['name']} leads")
+            print(f"{member['name']} leads")
             return
 
 
