@@ -30,16 +30,19 @@ def main(identity, authorities, etcd, yields_to):
 
     status = said(etcd, "maintenance/status", {})
     own = status["header"]["member_id"]
-    if status["leader"] != own:
+    # Who leads is left out where nobody does.
+    if status.get("leader") != own:
         return
     try:
         ask(yields_to)
     except OSError:
         return
     for member in said(etcd, "cluster/member/list", {})["members"]:
-        # Who has no URL has not come yet, and who does not know of a leader is cut off.
+        # Who has no URL has not come yet, and who knows another leader or none is cut off.
+        if member["ID"] == own or not member.get("clientURLs"):
+            continue
         with contextlib.suppress(OSError):
-            if member["ID"] == own or said(member["clientURLs"][0], "maintenance/status", {})["leader"] != own:
+            if said(member["clientURLs"][0], "maintenance/status", {}).get("leader") != own:
                 continue
             said(etcd, "maintenance/transfer-leadership", {"targetID": member["ID"]})
             print(f"{member['name']} leads")
