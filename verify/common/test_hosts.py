@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from verify import FIRST, TOPOLOGY, container, contract, deploy, eventually, exposure, manage, node, playbook
-from verify.tiers import sockets, units
+from verify.tiers import UNITS, sockets, units
 
 SECRETS = [
     *(contract(name) for name in ("broker_password", "broker_cookie", "monitor_password", "redis_internal_password")),
@@ -107,6 +107,31 @@ def test_nobody_reads_the_environment_of_a_service(host):
             assert "Permission denied" in seen.stderr
             assert "MainPID" in seen.stdout
             assert [secret for secret in SECRETS if secret in seen.stdout + seen.stderr] == []
+
+
+def processes(host):
+    """The main process of each daemon that is up on a host."""
+    daemons = [unit for unit in units(host) if unit.endswith(".service")]
+    show = f"systemctl show --value --property ActiveState --property MainPID {' '.join(daemons)}"
+    states = [block.split() for block in node(host).check_output(show).split("\n\n")]
+    found = dict(zip(daemons, states, strict=True))
+    return {unit: next(filter(str.isdigit, state)) for unit, state in found.items() if "active" in state}
+
+
+def test_what_is_killed_comes_back_by_itself():
+    """All daemons of the first host of each tier, at the same time."""
+    hosts = {TOPOLOGY.hosts(group)[0] for group in UNITS if TOPOLOGY.groups.get(group)}
+    before = {host: processes(host) for host in hosts}
+    for host, old in before.items():
+        node(host).check_output(f"systemctl kill --kill-whom main --signal KILL {' '.join(old)}")
+    for host, old in before.items():
+
+        def others(host=host, old=old):
+            now = processes(host)
+            return now.keys() == old.keys() and not now.items() & old.items()
+
+        eventually(others, seconds=90)
+    assert eventually(lambda: manage(FIRST, "producer", "roundtrip"), seconds=60)["ok"]
 
 
 def test_a_reboot_comes_back_by_itself():
