@@ -16,6 +16,8 @@ from verify.chaos.run import under_load, whole
 
 # Most controls change what is whole, so that nobody waits for that.
 PATIENCE_SECONDS = 30
+# Until what was restarted has done each of its things once, as what was up for long has.
+SETTLED_SECONDS = 15
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Control:
     mend: str
     fault: str
     restores: bool = False  # whether what it protects is that the stack becomes whole again
+    work_seconds: int = 1  # of every fourth job
 
     def missed(self, directory):
         """Whether the checker finds something wrong without the protection."""
@@ -36,7 +39,9 @@ class Control:
         goal = NAMED[self.fault].goal
         try:
             seconds = goal.restored if self.restores else PATIENCE_SECONDS
-            found = under_load(NAMED[self.fault], directory, seconds=seconds)
+            found = under_load(
+                NAMED[self.fault], directory, seconds=seconds, calm=SETTLED_SECONDS, work_seconds=self.work_seconds
+            )
         finally:
             together(self.hosts, self.mend)
         missed = [one for one in goal.missed(found) if self.restores or not one.startswith("restored")]
@@ -47,21 +52,22 @@ class Control:
         return bool(missed)
 
 
-def known(protection, group, fault):
+def known(protection, group, fault, **more):
     """One of the controls of other topologies, on each host of a group."""
     [one] = [one for one in controls.CONTROLS if one.protection == protection]
-    return Control(protection, TOPOLOGY.hosts(group), one.spoil, one.mend, fault)
+    return Control(protection, TOPOLOGY.hosts(group), one.spoil, one.mend, fault, **more)
 
 
 def agreed(**settings):
-    """The command that changes what the members of PostgreSQL agree on."""
+    """The command for each member of PostgreSQL that changes what they agree on."""
     words = " ".join(f"--set {name}={value}" for name, value in settings.items())
-    return f"patronictl -c /etc/patroni/config.yml edit-config --force --quiet {words} && sleep 10"
+    once = f"[ $(hostname) != {cluster.DATABASES[0]} ]"
+    return f"{once} || patronictl -c /etc/patroni/config.yml edit-config --force --quiet {words} && sleep 10"
 
 
 # Applications' HAProxy asks RabbitMQ no more than whether its port is open.
 PORT_ONLY = "/^listen rabbitmq/,/^listen redis/ { /tcp-check/d; s/ check-sni / no-check-ssl check-sni / }"
-HAPROXY = "/etc/haproxy/haproxy.cfg"
+HAPROXY, ARCHIVE = "/etc/haproxy/haproxy.cfg", "/usr/bin/pgbackrest"
 # What a deploy does that writes Sentinel's file from a template, after the master has moved: it names the one from
 # before, and nobody else.
 SENTINEL, LEARNT = "/var/lib/redis/sentinel.conf", "^sentinel (known-|config-epoch|leader-epoch|current-epoch)"
@@ -73,14 +79,17 @@ sleep 20 && {STOP} && mv {SENTINEL} {SENTINEL}.whole && mv {SENTINEL}.first {SEN
 """
 
 CONTROLS = [
+    # A leader that gives up puts all that it has into the backups, where the next one finds it: without these.
     Control(
-        "synchronous replication", cluster.DATABASES[:1],
-        agreed(synchronous_mode="off", synchronous_mode_strict="false"),
-        agreed(synchronous_mode="quorum", synchronous_mode_strict="true"),
+        "synchronous replication", cluster.DATABASES,
+        f"mv {ARCHIVE} {ARCHIVE}.whole && ln -s /bin/false {ARCHIVE} && "
+        + agreed(synchronous_mode="off", synchronous_mode_strict="false"),
+        f"mv {ARCHIVE}.whole {ARCHIVE} && " + agreed(synchronous_mode="quorum", synchronous_mode_strict="true"),
         "leader-without-peers",
     ),
-    known("confirms", "web", "rabbitmq-frozen-everywhere"),
-    known("late acks", "worker", "worker-killed"),
+    known("confirms", "web", "rabbitmq-dies-frozen"),
+    # Who is only killed still ends what its processes are at.
+    known("late acks", "worker", "worker-host-killed", work_seconds=3),
     known("the record of executions", "worker", "rabbitmq-frozen-everywhere"),
     Control(
         "questions in the service's own protocol", TOPOLOGY.hosts("worker"),

@@ -195,7 +195,7 @@ FAULTS = [
     # A daemon hangs: whoever only asks if its port is open does not notice.
     Fault("postgresql-frozen", "leader of postgresql", frozen("patroni"), 30, HOST),
     Fault("etcd-frozen", "leader of etcd", frozen("etcd"), SECONDS, UNNOTICED),
-    Fault("rabbitmq-frozen", "leader of rabbitmq", frozen("rabbitmq-server"), SECONDS, Goal(raw=0, delay=SECONDS + 10)),
+    Fault("rabbitmq-frozen", "leader of rabbitmq", frozen("rabbitmq-server"), 30, Goal(raw=0, delay=25)),
     Fault("redis-frozen", "leader of redis", frozen(REDIS), SECONDS, UNNOTICED),
     Fault("edge-frozen", "leader of edge", frozen("haproxy"), SECONDS, Goal(gap=10)),
     Fault("gunicorn-frozen", "any of web", frozen("gunicorn-producer"), SECONDS, AGAIN),
@@ -230,6 +230,11 @@ FAULTS = [
     Fault("redis-down", "all of redis", stopped(*REDIS.split()), 30, UNNOTICED),
     Fault("rabbitmq-down", "all of rabbitmq", stopped("rabbitmq-server"), 300, UNNOTICED),
     Fault("rabbitmq-frozen-everywhere", "all of rabbitmq", frozen("rabbitmq-server"), SECONDS, UNNOTICED),
+    # What was sent meanwhile is in the kernel's buffers, and is lost.
+    Fault(
+        "rabbitmq-dies-frozen", "all of rabbitmq",
+        Shell(frozen("rabbitmq-server").first, killed("rabbitmq-server").first), SECONDS, UNNOTICED,
+    ),
     Fault("sentinel-failovers", "leader of redis", FAILOVERS, 0, UNNOTICED),
     Fault(
         "postgresql-disk-full", "leader of postgresql", full(DATA), 20, Goal(), volume=moved(DATA, "patroni", 150),

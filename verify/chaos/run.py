@@ -36,12 +36,12 @@ def run(fault, directory, seed=0):
         return under_load(fault, directory, seed)
 
 
-def under_load(fault, directory, seed=0, seconds=WHOLE_SECONDS):
-    """The same, on a stack as it is, which has so many seconds to become whole."""
+def under_load(fault, directory, seed=0, seconds=WHOLE_SECONDS, calm=CALM_SECONDS, **more):
+    """The same, on a stack as it is, which has so many seconds to become whole. `more` is for the load."""
     chance = random.Random(f"{seed} {fault.name}")
     name = f"{fault.name}-{uuid.uuid4().hex[:8]}"
-    with Stream(**LOAD, name=name, log=directory / f"{name}.jsonl", seed=seed) as stream:
-        time.sleep(CALM_SECONDS)
+    with Stream(**LOAD, **more, name=name, log=directory / f"{name}.jsonl", seed=seed) as stream:
+        time.sleep(calm)
         hosts = fault.hosts(chance)
         stream.log.write(event="begins", fault=fault.name, seed=seed, hosts=hosts)
         try:
