@@ -95,7 +95,7 @@ CONTROLS = [
         "questions in the service's own protocol", TOPOLOGY.hosts("worker"),
         f"cp -p {HAPROXY} {HAPROXY}.whole && sed -i {quote(PORT_ONLY)} {HAPROXY} && systemctl reload haproxy",
         f"mv {HAPROXY}.whole {HAPROXY} && systemctl reload haproxy",
-        "rabbitmq-frozen",
+        "rabbitmq-frozen", work_seconds=3,
     ),
     Control(
         "files that belong to Sentinel", cluster.STORES, TEMPLATED,

@@ -195,7 +195,7 @@ FAULTS = [
     # A daemon hangs: whoever only asks if its port is open does not notice.
     Fault("postgresql-frozen", "leader of postgresql", frozen("patroni"), 30, HOST),
     Fault("etcd-frozen", "leader of etcd", frozen("etcd"), SECONDS, UNNOTICED),
-    Fault("rabbitmq-frozen", "leader of rabbitmq", frozen("rabbitmq-server"), 30, Goal(raw=0, delay=25)),
+    Fault("rabbitmq-frozen", "leader of rabbitmq", frozen("rabbitmq-server"), 30, Goal(raw=0, delay=20)),
     Fault("redis-frozen", "leader of redis", frozen(REDIS), SECONDS, UNNOTICED),
     Fault("edge-frozen", "leader of edge", frozen("haproxy"), SECONDS, Goal(gap=10)),
     Fault("gunicorn-frozen", "any of web", frozen("gunicorn-producer"), SECONDS, AGAIN),
