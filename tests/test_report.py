@@ -1,6 +1,7 @@
 """What playbooks/runbooks/status/report.py takes for wrong."""
 
 import json
+import runpy
 import subprocess
 import sys
 
@@ -105,3 +106,28 @@ def test_what_is_wrong_is_said(path):
     said = report(given)
     assert not said["ok"]
     assert [one for one in said["wrong"] if sentence in one], said["wrong"]
+
+
+# -- What is looked at ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unit", "trigger", "state", "shown"),
+    [
+        ("redis-server@cache.service", "", "inactive", True),
+        ("epmd.service", "epmd.socket", "inactive", True),
+        ("quintet-etcd-yield.service", "quintet-etcd-yield.timer", "inactive", False),
+        ("quintet-etcd-yield.service", "quintet-etcd-yield.timer", "failed", True),
+    ],
+)
+def test_what_a_timer_starts_is_down_only_when_it_failed(tmp_path, monkeypatch, unit, trigger, state, shown):
+    look = runpy.run_path(str(ROOT / "playbooks/runbooks/status/look.py"))
+    (tmp_path / unit).write_text("[Unit]\nX-Quintet=role\n")
+    more = "UnitFileState=static\nNRestarts=0\nActiveEnterTimestamp="
+    block = f"Id={unit}\nActiveState={state}\n{more}\nTriggeredBy={trigger}\n"
+    seen = look["units"].__globals__
+    monkeypatch.setitem(seen, "UNITS", str(tmp_path))
+    monkeypatch.setitem(seen, "said", lambda *words, **more: block if "show" in words else "")
+    assert look["units"]() == (
+        {unit.removesuffix(".service"): {"state": state, "since": "", "restarts": 0}} if shown else {}
+    )

@@ -61,8 +61,8 @@ def known(protection, group, fault, **more):
 def agreed(**settings):
     """The command for each member of PostgreSQL that changes what they agree on."""
     words = " ".join(f"--set {name}={value}" for name, value in settings.items())
-    once = f"[ $(hostname) != {cluster.DATABASES[0]} ]"
-    return f"{once} || patronictl -c /etc/patroni/config.yml edit-config --force --quiet {words} && sleep 10"
+    change = f"patronictl -c /etc/patroni/config.yml edit-config --force --quiet {words}"
+    return f"{{ [ $(hostname) != {cluster.DATABASES[0]} ] || {change}; }} && sleep 10"
 
 
 # Applications' HAProxy asks RabbitMQ no more than whether its port is open.
