@@ -1,6 +1,7 @@
 """What playbooks/runbooks/status/report.py takes for wrong."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -112,22 +113,32 @@ def test_what_is_wrong_is_said(path):
 
 
 @pytest.mark.parametrize(
-    ("unit", "trigger", "state", "shown"),
+    ("unit", "trigger", "state", "detail", "shown"),
     [
-        ("redis-server@cache.service", "", "inactive", True),
-        ("epmd.service", "epmd.socket", "inactive", True),
-        ("quintet-etcd-yield.service", "quintet-etcd-yield.timer", "inactive", False),
-        ("quintet-etcd-yield.service", "quintet-etcd-yield.timer", "failed", True),
+        ("redis-server@cache.service", "", "inactive", "dead", True),
+        ("epmd.service", "epmd.socket", "inactive", "dead", True),
+        ("quintet-etcd-yield.service", "quintet-etcd-yield.timer", "inactive", "dead", False),
+        ("quintet-etcd-yield.service", "quintet-etcd-yield.timer", "activating", "start", False),
+        ("quintet-etcd-yield.service", "quintet-etcd-yield.timer", "failed", "failed", True),
+        ("quintet-backup@diff.service", "quintet-backup-diff.timer", "activating", "auto-restart", True),
     ],
 )
-def test_what_a_timer_starts_is_down_only_when_it_failed(tmp_path, monkeypatch, unit, trigger, state, shown):
+def test_what_a_timer_starts_is_down_only_when_it_failed(tmp_path, monkeypatch, unit, trigger, state, detail, shown):
     look = runpy.run_path(str(ROOT / "playbooks/runbooks/status/look.py"))
-    (tmp_path / unit).write_text("[Unit]\nX-Quintet=role\n")
+    # A template's file is of no unit; its instances are listed.
+    (tmp_path / re.sub("@.*[.]", "@.", unit)).write_text("[Unit]\nX-Quintet=role\n")
+    listed = f"{unit} loaded {state} {detail} Some unit\n" if "@" in unit else ""
     more = "UnitFileState=static\nNRestarts=0\nActiveEnterTimestamp="
-    block = f"Id={unit}\nActiveState={state}\n{more}\nTriggeredBy={trigger}\n"
+    block = f"Id={unit}\nActiveState={state}\nSubState={detail}\n{more}\nTriggeredBy={trigger}\n"
     seen = look["units"].__globals__
     monkeypatch.setitem(seen, "UNITS", str(tmp_path))
-    monkeypatch.setitem(seen, "said", lambda *words, **more: block if "show" in words else "")
+
+    def said(*words, **more):
+        if "show" not in words:
+            return listed
+        return block if unit in words and not any("@." in word for word in words) else ""
+
+    monkeypatch.setitem(seen, "said", said)
     assert look["units"]() == (
         {unit.removesuffix(".service"): {"state": state, "since": "", "restarts": 0}} if shown else {}
     )

@@ -65,8 +65,9 @@ def agreed(**settings):
     return f"{{ [ $(hostname) != {cluster.DATABASES[0]} ] || {change}; }} && sleep 10"
 
 
-# Applications' HAProxy asks RabbitMQ no more than whether its port is open.
-PORT_ONLY = "/^listen rabbitmq/,/^listen redis/ { /tcp-check/d; s/ check-sni / no-check-ssl check-sni / }"
+# Applications' HAProxy asks a member of PostgreSQL no more than whether its port is open. Asking RabbitMQ so is not noticed:
+# whoever is led to a node that hangs stays there, and the next ones go where fewer are (`balance leastconn`).
+PORT_ONLY = "/^listen postgresql/,/^$/ { /httpchk|http-check/d; s/ check-sni / no-check-ssl check-sni /; s/ port [0-9]+// }"
 HAPROXY, ARCHIVE = "/etc/haproxy/haproxy.cfg", "/usr/bin/pgbackrest"
 # What a deploy does that writes Sentinel's file from a template, after the master has moved: it names the one from
 # before, and nobody else.
@@ -92,10 +93,10 @@ CONTROLS = [
     known("late acks", "worker", "worker-host-killed", work_seconds=3),
     known("the record of executions", "worker", "rabbitmq-frozen-everywhere"),
     Control(
-        "questions in the service's own protocol", TOPOLOGY.hosts("worker"),
-        f"cp -p {HAPROXY} {HAPROXY}.whole && sed -i {quote(PORT_ONLY)} {HAPROXY} && systemctl reload haproxy",
+        "questions in the service's own protocol", [*TOPOLOGY.hosts("web"), *TOPOLOGY.hosts("worker")],
+        f"cp -p {HAPROXY} {HAPROXY}.whole && sed -Ei {quote(PORT_ONLY)} {HAPROXY} && systemctl reload haproxy",
         f"mv {HAPROXY}.whole {HAPROXY} && systemctl reload haproxy",
-        "rabbitmq-frozen", work_seconds=3,
+        "postgresql-frozen",
     ),
     Control(
         "files that belong to Sentinel", cluster.STORES, TEMPLATED,

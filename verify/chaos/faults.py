@@ -80,6 +80,17 @@ def cut(*directions, to="$network", when=""):
     return Shell(f'nft "table inet chaos {{ {table} }}"', "nft delete table inet chaos")
 
 
+def unplugged():
+    """Off the network, and without an answer to who has which address: a host that is only `cut` off goes on saying
+    that the one of all edges is its own.
+    """
+    silent = cut("in", "out")
+    chains = "".join(f"chain {hook} {{ type filter hook {hook} priority 0; drop; }}; " for hook in ("input", "output"))
+    return Shell(
+        f'{silent.first} && nft "table arp chaos {{ {chains} }}"', f"nft delete table arp chaos; {silent.last}"
+    )
+
+
 def moved(directory, unit, spare_mb):
     """A directory on a file system in memory, which has so much more space than it needs: one disk is all there is."""
     aside = f"{directory}.aside"
@@ -212,7 +223,7 @@ FAULTS = [
     Fault("postgresql-host-deaf", "leader of postgresql", cut("in"), 40, HOST),
     Fault("postgresql-host-mute", "leader of postgresql", cut("out"), 40, HOST),
     Fault("rabbitmq-host-cut-off", "leader of rabbitmq", cut("in", "out"), 30, TASKS, apart="postgresql"),
-    Fault("edge-host-cut-off", "leader of edge", cut("in", "out"), SECONDS, MOVES),
+    Fault("edge-host-cut-off", "leader of edge", unplugged(), SECONDS, MOVES),
     Fault("web-host-cut-off", "any of web", cut("in", "out"), SECONDS, AGAIN),
     Fault("worker-host-cut-off", "any of worker", cut("in", "out"), 30, UNNOTICED),
     # The network falls apart. Applications reach whom they know best, who must not promise what the others do not have.

@@ -105,6 +105,7 @@ def test_what_is_too_large_is_refused():
     assert raw("/" + "x" * 40_000)[0] == 414
 
 
+@pytest.mark.alike
 def test_who_is_slow_is_not_waited_for_and_holds_up_nobody():
     """Hundreds begin a request and do not go on; one who asks meanwhile is answered, and they are sent away."""
     begun = f"POST /api/jobs HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 100\r\n"
@@ -323,6 +324,7 @@ def shown():
 
 
 @HTTPS
+@pytest.mark.slow
 def test_a_certificate_comes_by_acme_and_is_renewed(acme):
     changes, _ = deploy(extra=acme)
     assert changes

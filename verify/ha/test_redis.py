@@ -225,8 +225,13 @@ def test_a_master_that_hangs_is_replaced_and_follows_when_it_wakes():
 
 @pytest.mark.slow
 def test_whoever_speaks_with_a_host_that_is_deaf_is_cut_off_from_all_its_services():
-    """HAProxy finds several of them down at the same time, and takes leave of each by itself."""
+    """HAProxy finds several of them down at the same time, and takes leave of each by itself: for whom its process of before a
+    reload still speaks, too.
+    """
     with Stream():
+        time.sleep(3)
+        for host in APP_HOSTS:
+            node(host).check_output("systemctl reload haproxy")
         time.sleep(3)
     master = eventually(lambda: settled(PORTS["results"]), 30)
     ask = f"ss -Htn state established dst {contract('host_address', master)}"

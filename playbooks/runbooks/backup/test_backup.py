@@ -116,6 +116,20 @@ def test_two_are_made_one_after_the_other():
     assert node(HOST).run("systemctl is-active quintet-backup@full.service").stdout.strip() == "activating"
 
 
+def test_one_that_failed_is_tried_again():
+    unit, host = "quintet-backup@diff.service", node(HOST)
+    tell = f"su postgres -c 'pgbackrest --stanza={STANZA} %s'"
+    host.check_output(tell % "stop")
+    try:
+        assert host.run("systemctl start %s", unit).rc
+    finally:
+        host.check_output(tell % "start")
+    assert host.check_output("systemctl show --property SubState --value %s", unit).startswith("auto-restart")
+    # Whoever does not want to wait does it himself.
+    host.check_output("systemctl start %s", unit)
+    assert host.run("systemctl is-active %s", unit).stdout.strip() == "inactive"
+
+
 def test_what_it_does_not_know_is_refused():
     result = playbook(RUNBOOK, extra={"backup_type": "total"})
     assert result.returncode != 0

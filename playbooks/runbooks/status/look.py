@@ -48,19 +48,21 @@ def said(*command, statuses=(0,)):
 
 def at_times(unit):
     """Whether it runs when a timer says so, and is well between two times."""
-    return ".timer" in unit["TriggeredBy"] and unit["ActiveState"] != "failed"
+    return ".timer" in unit["TriggeredBy"] and unit["SubState"] not in ("failed", "auto-restart")
 
 
 def units():
     """The state of each unit that is to run: {name: {state, since, restarts}}."""
-    names = {
-        line.split()[0] for line in said("systemctl", "list-units", "--all", "--plain", "--no-legend").splitlines()
-    }
-    names = {name for name in names if OURS.fullmatch(name)}
+    ours = set()
     for path in glob.glob(f"{UNITS}/*.service"):
         with open(path, encoding="utf-8", errors="replace") as file:
             if "X-Quintet=" in file.read():
-                names.add(os.path.basename(path))
+                ours.add(os.path.basename(path))
+    listed = said("systemctl", "list-units", "--all", "--plain", "--no-legend").splitlines()
+    names = {line.split()[0] for line in listed}
+    names = {name for name in names if OURS.fullmatch(name) or re.sub("@.*[.]", "@.", name) in ours}
+    # Of a template only its instances can be asked for.
+    names |= {name for name in ours if "@." not in name}
     found = {}
     properties = "Id,ActiveState,SubState,UnitFileState,NRestarts,ActiveEnterTimestamp,TriggeredBy"
     for block in said("systemctl", "show", f"--property={properties}", *sorted(names)).split("\n\n") if names else ():

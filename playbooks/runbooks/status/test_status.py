@@ -37,6 +37,7 @@ def test_a_stack_that_is_well(tmp_path):
         assert said["hosts"][host]["versions"][group]
         assert said["hosts"][host]["units"][group]["state"] == "active"
     for host in TOPOLOGY.hosts():
+        assert said["hosts"][host]["units"]
         assert said["hosts"][host]["certificates"]
         assert said["hosts"][host]["disks"]["/"]["free_percent"] > 0
         assert f"{host}: disk" in words

@@ -117,11 +117,11 @@ def ask_rabbitmq():
 
 
 def ask_worker():
-    """The workers that answer within a second, by name (`project@host`)."""
+    """The workers that answer within a second, by name (`project@host`, without which of its starts it is)."""
     with _broker() as broker:
         replies = app.control.broadcast("stats", reply=True, timeout=PING_SECONDS, connection=broker) or []
     return {
-        name: {"processes": said["pool"]["max-concurrency"], "tasks": sum(said["total"].values())}
+        name.partition(":")[0]: {"processes": said["pool"]["max-concurrency"], "tasks": sum(said["total"].values())}
         for reply in replies
         for name, said in reply.items()
         if "pool" in said
