@@ -1086,7 +1086,8 @@ def test_celery_unit_with_every_key(onebox):
     [text] = render(onebox, "celery_worker/celery.service.j2", celery_worker_workers=[worker])
     service = unit(text)["Service"]
     assert service["ExecStart"].split()[4:] == [
-        *("worker", "--hostname", "x-slow@%H:${INVOCATION_ID}", "--queues", "p,q", "--pool", "threads", "--concurrency", "3"),
+        *("worker", "--hostname", "x-slow@%H:${INVOCATION_ID}", "--queues", "p,q"),
+        *("--pool", "threads", "--concurrency", "3"),
         *("--max-tasks-per-child", "5", "--time-limit", "60", "--soft-time-limit", "50"),
         *("-O", "fair", "--without-gossip", "--without-mingle", "--loglevel", "INFO"),
     ]

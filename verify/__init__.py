@@ -78,14 +78,24 @@ def killed(name):
 
 
 @contextlib.contextmanager
-def deaf(name):
-    """A host that hears nobody, for a while: no connection is closed."""
-    chain = f"type filter hook input priority -300; iifname lo accept; ip saddr {contract('node_network')}.0/24 drop"
-    node(name).check_output(f'nft "table inet deaf {{ chain input {{ {chain}; }}; }}"')
+def _dropped(name, hook, device, address):
+    rules = f"{device} lo accept; ip {address} {contract('node_network')}.0/24 drop"
+    chain = f"chain {hook} {{ type filter hook {hook} priority -300; {rules}; }}"
+    node(name).check_output(f'nft "table inet dropped {{ {chain}; }}"')
     try:
         yield
     finally:
-        node(name).check_output("nft delete table inet deaf")
+        node(name).check_output("nft delete table inet dropped")
+
+
+def deaf(name):
+    """A host that hears nobody, for a while: no connection is closed."""
+    return _dropped(name, "input", "iifname", "saddr")
+
+
+def mute(name):
+    """A host that nobody hears, for a while."""
+    return _dropped(name, "output", "oifname", "daddr")
 
 
 def exposure(host, unit):

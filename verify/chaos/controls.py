@@ -65,9 +65,11 @@ def agreed(**settings):
     return f"{{ [ $(hostname) != {cluster.DATABASES[0]} ] || {change}; }} && sleep 10"
 
 
-# Applications' HAProxy asks a member of PostgreSQL no more than whether its port is open. Asking RabbitMQ so is not noticed:
-# whoever is led to a node that hangs stays there, and the next ones go where fewer are (`balance leastconn`).
-PORT_ONLY = "/^listen postgresql/,/^$/ { /httpchk|http-check/d; s/ check-sni / no-check-ssl check-sni /; s/ port [0-9]+// }"
+# Applications' HAProxy asks a member of PostgreSQL no more than whether its port is open. Asking RabbitMQ no more is
+# not noticed: who is led to a node that hangs stays there, and the next ones go where fewer are (`balance leastconn`).
+PORT_ONLY = """
+/^listen postgresql/,/^$/ { /httpchk|http-check/d; s/ check-sni / no-check-ssl check-sni /; s/ port [0-9]+// }
+"""
 HAPROXY, ARCHIVE = "/etc/haproxy/haproxy.cfg", "/usr/bin/pgbackrest"
 # What a deploy does that writes Sentinel's file from a template, after the master has moved: it names the one from
 # before, and nobody else.

@@ -252,7 +252,7 @@ FAULTS = [
     ),
     Fault(
         "disk-alarm", "leader of rabbitmq",
-        Shell("rabbitmqctl set_disk_free_limit 100TB", "rabbitmqctl set_disk_free_limit 1GB"), SECONDS, UNNOTICED,
+        Shell("rabbitmqctl set_disk_free_limit 100000GB", "rabbitmqctl set_disk_free_limit 1GB"), SECONDS, UNNOTICED,
     ),
     Fault("everything-killed", "all of all", Power(), 5, Goal(gap=180, restored=180)),
 ]  # fmt: skip

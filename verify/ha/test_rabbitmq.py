@@ -1,14 +1,17 @@
 """Three nodes that are one broker: each may be lost, and one after the other restarts."""
 
 import json
+import time
 from shlex import quote
 
 import pytest
 
-from verify import TOPOLOGY, container, contract, deaf, eventually, killed, node
+from verify import TOPOLOGY, container, contract, deaf, eventually, killed, mute, node
 
 NODES = TOPOLOGY.hosts("rabbitmq")
 VHOST = contract("broker_vhost")
+# Longer than it takes to be believed lost, and than its node waits for the others to agree.
+MUTE_SECONDS = 40
 
 
 def rabbitmqctl(host, *arguments):
@@ -66,6 +69,21 @@ def test_a_host_that_hears_nobody_is_taken_for_lost_and_comes_back_by_itself(hos
     with deaf(host):
         eventually(lambda: all(running(other) == set(others) for other in others), 30)
     eventually(whole, 120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", NODES)
+def test_workers_consume_again_after_a_host_that_nobody_heard(host):
+    """Its node cannot delete the mailboxes of those whose connections it lost meanwhile, and they stay locked."""
+
+    def consumers():
+        rows = rabbitmqctl(NODES[0], "list_queues", "--vhost", quote(VHOST), "name", "consumers")
+        return [row["consumers"] for row in rows if row["name"] in ("service", "results")]
+
+    with mute(host):
+        time.sleep(MUTE_SECONDS)
+    eventually(whole, 120)
+    eventually(lambda: consumers() == [len(TOPOLOGY.hosts("worker"))] * 2, 60)
 
 
 @pytest.mark.slow

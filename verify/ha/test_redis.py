@@ -225,8 +225,8 @@ def test_a_master_that_hangs_is_replaced_and_follows_when_it_wakes():
 
 @pytest.mark.slow
 def test_whoever_speaks_with_a_host_that_is_deaf_is_cut_off_from_all_its_services():
-    """HAProxy finds several of them down at the same time, and takes leave of each by itself: for whom its process of before a
-    reload still speaks, too.
+    """HAProxy finds several of them down at the same time, and takes leave of each by itself. So does its process of
+    before a reload.
     """
     with Stream():
         time.sleep(3)
