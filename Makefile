@@ -33,7 +33,11 @@ secrets: .venv/deploy topology ## The secrets of a site in a vault, made or edit
 	@if [ -e "$(vault)" ]; then $(run) ansible-vault edit "$(vault)"; else \
 	$(run) ansible-playbook -i inventories/$(TOPOLOGY).yml -i "$(SITE)/hosts.yml" playbooks/secrets.yml --extra-vars "secrets_vault=$(abspath $(vault))"; fi
 
-test: lint test-fast test-app molecule ## Lint, fast tests, the projects' tests, and what is quick enough of Molecule
+test: .venv/test ## Lint, fast tests, the projects' tests, and what is quick enough of Molecule
+	@playbooks/nodes/engine.sh
+	@# The projects' tests mostly wait: what is for a processor is done beside them. What a line says comes at its end.
+	@$(MAKE) --jobs 2 --output-sync=line test-app lint test-fast
+	@$(MAKE) molecule
 
 test-all: export QUINTET_TESTS = slow or not slow
 test-all: test molecule-ha ## The same, with what takes long, and nine hosts

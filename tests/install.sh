@@ -3,6 +3,9 @@
 set -euo pipefail
 package=$1 purpose=$2
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+  # One at a time: make runs tests side by side.
+  exec 9>/run/lock/quintet-install
+  flock 9
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$package" >/dev/null
 else
