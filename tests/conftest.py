@@ -21,6 +21,10 @@ def refuse_secrets(event, arguments):
 
 sys.addaudithook(refuse_secrets)
 
+# A `make` that a test calls is part of no other: with the flags of the one that runs the tests it says where it is.
+for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+    os.environ.pop(name, None)
+
 
 @pytest.fixture(scope="session", params=TOPOLOGIES)
 def each(request):

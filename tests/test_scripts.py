@@ -116,7 +116,7 @@ def test_pip_that_fails_is_said(run, tmp_path):
 
 
 def test_a_topology_that_does_not_exist():
-    command = ["make", "--no-print-directory", "topology", "TOPOLOGY=quintett"]
+    command = ["make", "topology", "TOPOLOGY=quintett"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode != 0
