@@ -131,7 +131,8 @@ def config(ha, host="data2", **more):
 def test_patroni_shows_and_wants_certificates(ha):
     found = config(ha)
     assert found["etcd3"] == {
-        "hosts": [f"{name}:2379" for name in NAMES],
+        "hosts": [f"{data}.quintet.internal:2379" for data in ("data2", "data1", "data3")],
+        "use_proxies": True,
         "protocol": "https",
         "cacert": AUTHORITIES,
         "cert": IDENTITY,
@@ -186,7 +187,7 @@ def test_settings_go_where_patroni_takes_them_from(ha):
     assert found["postgresql"]["parameters"]["archive_mode"] == "on", "what the topology wants is not lost"
     agreed = evaluated(ha, "patroni", "__patroni_dynamic", **more)
     assert agreed["postgresql"]["parameters"] == {"max_connections": 100, "max_wal_senders": 7}
-    assert (agreed["ttl"], agreed["loop_wait"]) == (30, 5)
+    assert (agreed["ttl"], agreed["loop_wait"]) == (30, 1)
 
 
 def test_what_postgresql_runs_with_is_what_it_runs_with_alone(ha, quintet):

@@ -811,6 +811,33 @@ def test_a_unit_that_is_paused_is_stopped_with_a_warning(monkeypatch, tmp_path, 
     assert ["x.service" in warning for warning in warnings] == [True] * paused
 
 
+@pytest.mark.parametrize("verb", ["start", "restart"])
+@pytest.mark.parametrize(
+    ("state", "codes", "starts", "fails"),
+    [
+        ("auto-restart", {}, 1, False),
+        ("auto-restart-queued", {}, 1, False),
+        ("auto-restart", {"start": 1}, 1, True),
+        ("failed", {}, 0, True),
+    ],
+)
+def test_what_systemd_would_start_again_is_started_once_more(verb, state, codes, starts, fails):
+    """A node of RabbitMQ's that joins a cluster may fail its first start, and only that."""
+    told = []
+
+    def run_command(words):
+        told.append(words[1])
+        code = 1 if len(told) == 1 else codes.get(words[1], 0)
+        return code, state if words[1] == "show" else "", f"{words[1]} failed"
+
+    one = host()
+    one.module.run_command = run_command
+    with pytest.raises(Stop, match=f"systemctl {verb} x.service: ") if fails else contextlib.nullcontext():
+        one.systemctl(verb, "x.service")
+    assert told[1:2] == ["show"]
+    assert told[2:].count("start") == starts
+
+
 @pytest.mark.parametrize(("code", "verbs"), [(0, [("restart", "x.service")]), (1, [])])
 def test_a_restart_waits_for_its_command(monkeypatch, tmp_path, code, verbs):
     """Whoever else must do the unit's work meanwhile is not ready yet: then it goes on."""

@@ -6,30 +6,48 @@ from ansible.template import trust_as_template
 
 from tests.topology import ROOT
 
-ROLL = {
-    name: trust_as_template(value)
-    for name, value in yaml.safe_load((ROOT / "playbooks/vars/roll.yml").read_text()).items()
-}
+
+def trusted(value):
+    """What a file of variables says, with the templates in it."""
+    if isinstance(value, dict):
+        return {name: trusted(one) for name, one in value.items()}
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+ROLL, ROTATION = (
+    trusted(yaml.safe_load((ROOT / path).read_text()))
+    for path in ("playbooks/vars/roll.yml", "playbooks/runbooks/rotate_secrets/secrets.yml")
+)
 ASKED = {"roll_project": "producer", "roll_release": "aaaaaaaaaaaa", "roll_what": "release"}
 
 
 def turns(topology, project="producer"):
-    """The turns as (role, hosts)."""
-    host = topology.hosts("web")[0]
-    found = topology.render(host, "roll_turns", **(ROLL | ASKED | {"roll_project": project}))
-    return [(turn["role"], turn["hosts"]) for turn in found]
+    """The turns, each as its roles with their hosts."""
+    return topology.render(topology.hosts("web")[0], "roll_turns", **(ROLL | ASKED | {"roll_project": project}))
 
 
 def test_web_hosts_come_first_each_alone_and_then_workers_one_before_the_others(wide, ha, onebox):
     assert turns(wide) == [
-        ("web", ["web1"]),
-        ("web", ["web2"]),
-        ("celery_worker", ["worker1"]),
-        ("celery_worker", ["worker2", "web2"]),
+        {"web": ["web1"]},
+        {"web": ["web2"]},
+        {"celery_worker": ["worker1"]},
+        {"celery_worker": ["worker2", "web2"]},
     ]
-    assert turns(wide, "service") == [("celery_worker", ["worker1"]), ("celery_worker", ["worker2", "web2"])]
-    assert [hosts for _, hosts in turns(ha)] == [["web1"], ["web2"], ["worker1"], ["worker2"]]
-    assert turns(onebox) == [("web", ["box1"]), ("celery_worker", ["box1"])]
+    assert turns(wide, "service") == [{"celery_worker": ["worker1"]}, {"celery_worker": ["worker2", "web2"]}]
+    assert [hosts for turn in turns(ha) for hosts in turn.values()] == [["web1"], ["web2"], ["worker1"], ["worker2"]]
+    assert turns(onebox) == [{"web": ["box1"]}, {"celery_worker": ["box1"]}]
+
+
+def test_in_a_rotation_a_web_host_and_workers_switch_together(wide, ha, onebox):
+    found = [
+        topology.render(topology.hosts("web")[0], "rotate_secrets_turns", **(ROLL | ASKED | ROTATION))
+        for topology in (wide, ha, onebox)
+    ]
+    assert found == [
+        [{"web": ["web1"], "celery_worker": ["worker1"]}, {"web": ["web2"], "celery_worker": ["worker2", "web2"]}],
+        [{"web": ["web1"], "celery_worker": ["worker1"]}, {"web": ["web2"], "celery_worker": ["worker2"]}],
+        [{"web": ["box1"], "celery_worker": ["box1"]}],
+    ]
 
 
 FACTS = {"roll_failure": "", "roll_turned": False, "roll_one_way": False}

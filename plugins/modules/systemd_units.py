@@ -10,6 +10,8 @@ description:
   - A unit whose process is older than a file that it reads is restarted, or reloaded. That is decided from the state of
     the host, not from what this run happened to change, so that a deploy killed between writing a file and restarting
     its reader is put right by the next one. A handler forgets.
+  - A unit that does not start is started once more, if systemd would do so by itself (C(Restart)). What it lacked may
+    be there by then, as for a node of RabbitMQ that has just joined the others.
   - Whoever wants a unit to stay stopped puts a file of its name into C(/etc/quintet/paused). Until that is gone it is
     disabled, whatever C(enabled) says, with a warning.
   - One call does what would be two tasks a file and one a unit, and each task costs a third of a second.
@@ -263,6 +265,8 @@ class Host:
 
     def systemctl(self, *arguments):
         code, out, err = self.module.run_command(["systemctl", *arguments])
+        if code and arguments[0] in ("start", "restart"):
+            code, out, err = self.once_more(arguments[1:]) or (code, out, err)
         if code:
             units = [word for word in arguments[1:] if word in err] or arguments[1:]
             _, log, _ = self.module.run_command(
@@ -271,6 +275,11 @@ class Host:
             message = f"systemctl {' '.join(arguments)}: {err.strip()}\n{log.strip()}"
             self.module.fail_json(msg=message, actions=self.actions)
         return out
+
+    def once_more(self, names):
+        """Start units of which systemd would start one again by itself; None where it would not."""
+        _, states, _ = self.module.run_command(["systemctl", "show", "--property=SubState", "--value", *names])
+        return self.module.run_command(["systemctl", "start", *names]) if "auto-restart" in states else None
 
     def states(self, names):
         """The properties of these units, by their names."""
