@@ -935,6 +935,7 @@ def test_rabbitmq_settings(quintet):
     assert (found["management.tcp.ip"], found["management.tcp.port"]) == ("10.213.171.12", "15672")
     assert (found["cluster_name"], found["net_ticktime"]) == ("quintet", "8")
     assert found["vm_memory_high_watermark.absolute"] == "1536MiB"
+    assert found["log.connection.level"] == "error"
     assert not [name for name in found if name.startswith("default_")], "these act on an empty broker only"
     assert not {"True", "False"} & set(found.values()), "its booleans are lower-case"
 
