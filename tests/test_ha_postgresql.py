@@ -131,8 +131,7 @@ def config(ha, host="data2", **more):
 def test_patroni_shows_and_wants_certificates(ha):
     found = config(ha)
     assert found["etcd3"] == {
-        "hosts": [f"{data}.quintet.internal:2379" for data in ("data2", "data1", "data3")],
-        "use_proxies": True,
+        "hosts": [f"{name}:2379" for name in NAMES],
         "protocol": "https",
         "cacert": AUTHORITIES,
         "cert": IDENTITY,
