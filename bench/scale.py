@@ -59,7 +59,8 @@ def main():
     try:
         for workers in WORKERS:
             quintet["all"]["children"]["worker"]["hosts"] = {f"worker{number + 1}": None for number in range(workers)}
-            (ROOT / GROWING).write_text(yaml.safe_dump(quintet))
+            # Those that are new come last: a container's address follows from its place.
+            (ROOT / GROWING).write_text(yaml.safe_dump(quintet, sort_keys=False))
             hosts = count(quintet)
             measured(f"`quintet`, {workers} workers", hosts, sources, before)
             before = hosts
