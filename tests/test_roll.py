@@ -50,6 +50,19 @@ def test_in_a_rotation_a_web_host_and_workers_switch_together(wide, ha, onebox):
     ]
 
 
+@pytest.mark.parametrize(
+    ("web", "workers", "found"),
+    [
+        (["a", "b", "c"], ["d"], [{"web": ["a"], "celery_worker": ["d"]}, {"web": ["b"]}, {"web": ["c"]}]),
+        (["a"], ["b", "c", "d"], [{"web": ["a"], "celery_worker": ["b"]}, {"celery_worker": ["c", "d"]}]),
+        (["a"], [], [{"web": ["a"]}]),
+    ],
+)
+def test_in_a_rotation_nobody_is_left_out(quintet, web, workers, found):
+    entry = {"roll_entry": {"web_hosts": web, "worker_hosts": workers}}
+    assert quintet.render("web1", "rotate_secrets_turns", **(ROLL | ASKED | ROTATION | entry)) == found
+
+
 FACTS = {"roll_failure": "", "roll_turned": False, "roll_one_way": False}
 WRONG = {"roll_failure": "worker1: Switch: it does not start"}
 
