@@ -1068,7 +1068,7 @@ def test_celery_unit(each):
     service = unit(text)["Service"]
     assert service["ExecStart"].split() == [
         *("/opt/quintet/service/current/venv/bin/celery", "--quiet", "--app", "service", "worker"),
-        *("--hostname", "service@%H:${INVOCATION_ID}", "--queues", "service", "--concurrency", "4"),
+        *("--hostname", "service:${INVOCATION_ID}@%H", "--queues", "service", "--concurrency", "4"),
         *("-O", "fair", "--without-gossip", "--without-mingle", "--loglevel", "INFO"),
     ]
     assert_unit_of_project(service, "service")
@@ -1087,7 +1087,7 @@ def test_celery_unit_with_every_key(onebox):
     [text] = render(onebox, "celery_worker/celery.service.j2", celery_worker_workers=[worker])
     service = unit(text)["Service"]
     assert service["ExecStart"].split()[4:] == [
-        *("worker", "--hostname", "x-slow@%H:${INVOCATION_ID}", "--queues", "p,q"),
+        *("worker", "--hostname", "x-slow:${INVOCATION_ID}@%H", "--queues", "p,q"),
         *("--pool", "threads", "--concurrency", "3"),
         *("--max-tasks-per-child", "5", "--time-limit", "60", "--soft-time-limit", "50"),
         *("-O", "fair", "--without-gossip", "--without-mingle", "--loglevel", "INFO"),

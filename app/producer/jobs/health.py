@@ -111,6 +111,6 @@ def _rabbitmq(tiers):
             for queue in QUEUES:
                 if not broker.default_channel.queue_declare(queue, passive=True).consumer_count:
                     raise Unhealthy(f"nobody takes anything from the queue {queue}")
-            ping = {"pattern": "service@*", "matcher": "glob", "limit": 1, "timeout": PING_SECONDS}
+            ping = {"pattern": "service[:@]*", "matcher": "glob", "limit": 1, "timeout": PING_SECONDS}
             if not app.control.ping(connection=broker, **ping):
                 raise Unhealthy(f"no worker answered within {PING_SECONDS} s")

@@ -97,8 +97,8 @@ def fetch(task_id, seconds):
 
 
 def worker(meta):
-    """The host whose worker executed the task: `worker1` of `service@worker1`, or of `service@worker1:start`."""
-    return (meta.get("worker") or "").partition("@")[2].partition(":")[0]
+    """The host whose worker executed the task: `worker1` of `service:start@worker1`."""
+    return (meta.get("worker") or "").partition("@")[2]
 
 
 def describe(error):

@@ -250,7 +250,7 @@ def service_worker(tmp_path_factory, channel):
     """See `service`."""
     log = tmp_path_factory.mktemp("service") / "log"
     options = ("--pool", "threads", "--concurrency", "4")
-    with _session_worker(channel, log, "tests.standin", "service", "service@worker1:first", *options) as worker:
+    with _session_worker(channel, log, "tests.standin", "service", "service:first@worker1", *options) as worker:
         yield worker
 
 

@@ -31,7 +31,7 @@ def report(request, **values):
     wanted = request.get("report")
     if wanted is None:
         return
-    host = request.hostname.partition("@")[2].partition(":")[0]
+    host = request.hostname.partition("@")[2]
     values = {
         "id": request.id,
         "attempt": request.get("attempt"),

@@ -94,7 +94,7 @@ class Task(celery.Task):
                 self.key,
                 self.name,
                 reports.attempt(self.request),
-                (self.request.hostname or "").rpartition("@")[2].partition(":")[0],
+                (self.request.hostname or "").rpartition("@")[2],
                 timezone.now(),
             )
             if ours:

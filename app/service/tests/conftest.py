@@ -168,7 +168,7 @@ class Worker:
     def __init__(self, log, *options, **environment):
         self.log = log
         command = [sys.executable, "-m", "celery", "--quiet", "--app", "service", "worker", "--include", "tests.tasks"]
-        command += ["--hostname", "service@worker1:first", "--queues", "service", "--concurrency", "4"]
+        command += ["--hostname", "service:first@worker1", "--queues", "service", "--concurrency", "4"]
         command += ["-O", "fair", "--without-gossip", "--without-mingle", *options]
         defaults = {
             "DJANGO_SETTINGS_MODULE": "service.settings",

@@ -39,7 +39,7 @@ def test_adding_task_takes_its_time():
 def test_a_result_names_its_worker():
     result = app.send_task("adding_task", ["a", "b"])
     result.get(timeout=5, interval=0.01)
-    assert result.worker == "service@worker1:first"
+    assert result.worker == "service:first@worker1"
 
 
 def test_add_takes_five_seconds(monkeypatch):
@@ -79,7 +79,7 @@ def test_a_worker_needs_nothing_that_rabbitmq_will_refuse(worker):
         transient = Queue("transient", durable=False, exclusive=False)(broker.default_channel)
         with pytest.raises(InternalError, match="transient_nonexcl_queues"):
             transient.declare()
-    assert app.control.ping(timeout=2, limit=1) == [{"service@worker1:first": {"ok": "pong"}}]
+    assert app.control.ping(timeout=2, limit=1) == [{"service:first@worker1": {"ok": "pong"}}]
     assert not [line for line in worker.logs() if "not permitted" in line["message"]]
 
     url = f"http://{settings.HOST}:{settings.MANAGEMENT_PORT}/api/consumers/service"

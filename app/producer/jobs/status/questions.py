@@ -1,6 +1,7 @@
 """One bounded question to each tier, all at once."""
 
 import logging
+import re
 import socket
 import threading
 import time
@@ -121,7 +122,7 @@ def ask_worker():
     with _broker() as broker:
         replies = app.control.broadcast("stats", reply=True, timeout=PING_SECONDS, connection=broker) or []
     return {
-        name.partition(":")[0]: {"processes": said["pool"]["max-concurrency"], "tasks": sum(said["total"].values())}
+        re.sub(":.*@", "@", name): {"processes": said["pool"]["max-concurrency"], "tasks": sum(said["total"].values())}
         for reply in replies
         for name, said in reply.items()
         if "pool" in said

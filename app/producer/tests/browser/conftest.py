@@ -60,7 +60,7 @@ class Stack:
     def start_service(self):
         """The worker of the other project, which has nothing of this one but names."""
         options = ("--workdir", str(SERVICE), "--app", "service", "worker", "--queues", "service")
-        options += ("--hostname", "service@worker1:first", "--concurrency", "2", "--loglevel", "INFO")
+        options += ("--hostname", "service:first@worker1", "--concurrency", "2", "--loglevel", "INFO")
         options += ("-O", "fair", "--without-gossip", "--without-mingle")
         # -P: this project's directory is not on its path.
         self.service = Process(self._log(), "-P", "-m", "celery", "--quiet", *options, **self._environment())
