@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.samples import EDGED, TOPOLOGIES, WIDE, topology
+from tests.samples import APART, EDGED, TOPOLOGIES, WIDE, topology
 from tests.topology import ROOT
 
 SECRETS_OF_STACKS = str(ROOT / "inventories" / ".secrets")
@@ -60,4 +60,12 @@ def edged(tmp_path_factory):
     """A topology with an edge."""
     path = tmp_path_factory.mktemp("site") / "edged.yml"
     path.write_text(EDGED)
+    return topology(str(path))
+
+
+@pytest.fixture(scope="session")
+def apart(tmp_path_factory):
+    """`ha` with its tiers on hosts of their own."""
+    path = tmp_path_factory.mktemp("site") / "apart.yml"
+    path.write_text(APART)
     return topology(str(path))

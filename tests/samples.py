@@ -56,6 +56,22 @@ all:
     worker: {hosts: {worker1: }}
 """
 
+# `ha`, split by editing the inventory alone.
+APART = """\
+all:
+  children:
+    ha:
+      children:
+        etcd: {hosts: {etcd1: , etcd2: , etcd3: }}
+        postgresql: {hosts: {postgresql1: , postgresql2: , postgresql3: }}
+        redis: {hosts: {redis1: , redis2: , redis3: }}
+        rabbitmq: {hosts: {rabbitmq1: , rabbitmq2: , rabbitmq3: , rabbitmq4: , rabbitmq5: }}
+        edge: {hosts: {edge1: , edge2: }}
+        backup: {hosts: {edge2: }}
+        web: {hosts: {web1: , web2: , web3: }}
+        worker: {hosts: {worker1: , worker2: }}
+"""
+
 
 def topology(source, **extra):
     """A topology on containers; its secrets are the ugly ones, and none is ever made in the repository."""

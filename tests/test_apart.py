@@ -2,30 +2,6 @@
 
 import pytest
 
-from tests.samples import topology
-
-APART = """\
-all:
-  children:
-    ha:
-      children:
-        etcd: {hosts: {etcd1: , etcd2: , etcd3: }}
-        postgresql: {hosts: {postgresql1: , postgresql2: , postgresql3: }}
-        redis: {hosts: {redis1: , redis2: , redis3: }}
-        rabbitmq: {hosts: {rabbitmq1: , rabbitmq2: , rabbitmq3: , rabbitmq4: , rabbitmq5: }}
-        edge: {hosts: {edge1: , edge2: }}
-        backup: {hosts: {edge2: }}
-        web: {hosts: {web1: , web2: , web3: }}
-        worker: {hosts: {worker1: , worker2: }}
-"""
-
-
-@pytest.fixture(scope="module")
-def apart(tmp_path_factory):
-    path = tmp_path_factory.mktemp("site") / "apart.yml"
-    path.write_text(APART)
-    return topology(str(path))
-
 
 @pytest.mark.parametrize("host", ["web3", "worker2"])
 def test_applications_reach_each_tier_at_its_own_hosts(apart, host):

@@ -19,8 +19,8 @@ def variables(name):
 SCALE, REBOOT = variables("scale"), variables("reboot")
 
 
-def bad(topology, leaving):
-    return topology.render(topology.hosts("web")[0], "scale_bad", **(SCALE | {"scale_leaving": leaving}))
+def bad(topology, leaving, **asked):
+    return topology.render(topology.hosts("web")[0], "scale_bad", **(SCALE | {"scale_leaving": leaving} | asked))
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,12 @@ def bad(topology, leaving):
         ("ha", "data1", ["data1 is of etcd, of which each host counts"]),
         ("ha", "edge2", ["edge2 is of edge, of which each host counts"]),
         ("onebox", "box1", ["box1 is of postgresql, and there is no other", "box1 is the only web host of producer"]),
+        ("apart", "etcd1", ["etcd1 is of etcd, of which each host counts"]),
+        ("apart", "redis1", ["redis1 is of redis, of which each host counts"]),
+        ("apart", "postgresql1", ["postgresql1 is of postgresql, which has 3 hosts: of fewer none could be lost."]),
+        ("apart", "rabbitmq5", ["rabbitmq5 is of rabbitmq: what it has is thrown away, as the others have it."]),
         ("wide", "web2", []),
-        ("wide", "worker9", ["Say -e scale_leaving=..., a host of web or worker that the inventory still has: web1"]),
+        ("wide", "worker9", ["Say -e scale_leaving=..., a host that the inventory still has: "]),
     ],
 )
 def test_whose_absence_nobody_bears_does_not_leave(request, name, leaving, says):
@@ -46,6 +50,13 @@ def test_whose_absence_nobody_bears_does_not_leave(request, name, leaving, says)
     assert bool(found) == bool(says)
     for one in says:
         assert any(sentence.startswith(one) for sentence in found), found
+
+
+def test_who_has_data_leaves_where_three_stay_and_it_is_meant(apart):
+    assert bad(apart, "rabbitmq5", confirm="rabbitmq5") == []
+    [sentence] = bad(apart, "rabbitmq5", confirm="rabbitmq4")
+    assert sentence.endswith("say -e confirm=rabbitmq5")
+    assert len(bad(apart, "postgresql1", confirm="postgresql1")) == 1
 
 
 def test_the_next_worker_of_a_project_sends_what_is_due(wide):

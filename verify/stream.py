@@ -237,10 +237,11 @@ def findings(stream, seconds=90):
 def assert_nothing_lost(stream, *, slowest, refused=(), seconds=90):
     """Each accepted job was done, exactly once; no answer took longer than `slowest` seconds; no queue has any left.
 
-    `refused` are the answers that a client may get besides, because a fault leaves no other.
+    `refused` are the answers that a client may get besides, because a fault leaves no other. Gives the findings.
     """
     assert len(stream.accepted) == len(stream.intents), "a job was not accepted"
     found = findings(stream, seconds)
     assert not found.wrong, found
     assert found.outcomes.keys() <= set(refused), found
     assert found.slowest < slowest, found
+    return found

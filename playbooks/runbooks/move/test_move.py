@@ -1,4 +1,4 @@
-"""What a stack of one host holds is there after it was moved here, and people had to wait for a moment only."""
+"""What a smaller stack holds is there after it was moved here, and people had to wait for a moment only."""
 
 import json
 import re
@@ -6,15 +6,20 @@ import subprocess
 
 import pytest
 
-from tests.topology import ROOT
+from tests.topology import ROOT, Topology
 from verify import BASE, FIRST, TOPOLOGY, contract, deploy, eventually, failure, manage, node, playbook, visitor
 from verify.tiers import sql
 
 RUNBOOK = "runbooks/move/playbook.yml"
 STACK = contract("stack")
 HOST = TOPOLOGY.hosts("postgresql")[0]
-# The stack that is left: a small one, on this machine.
+# The stack that is left, on this machine: one host where this is five, and five where this is nine.
 LEFT = "molecule-left"
+SOURCES = [
+    f"{ROOT}/inventories/{name}.yml"
+    for name in ("quintet" if len(TOPOLOGY.hosts("postgresql")) > 1 else "onebox", "containers")
+]
+LEFT_HOST = {tier: Topology(*SOURCES).hosts(tier)[0] for tier in ("postgresql", "rabbitmq", "web")}
 # How long people wait at most, where there is little data.
 SECONDS = 300
 JOBS = "SELECT id, state, result FROM jobs_job"
@@ -29,8 +34,7 @@ urllib.request.urlopen(urllib.request.Request("http://127.0.0.1/api/jobs", sys.a
 
 def left(path, **extra):
     """Run a playbook as the operator of the stack that is left."""
-    sources = [f"{ROOT}/inventories/{name}.yml" for name in ("onebox", "containers")]
-    return playbook(path, extra=extra, sources=sources, QUINTET_STACK=LEFT)
+    return playbook(path, extra=extra, sources=SOURCES, QUINTET_STACK=LEFT)
 
 
 def succeeded(result):
@@ -39,14 +43,14 @@ def succeeded(result):
     return " ".join(result.stdout.split())
 
 
-def in_the_left(*command):
-    """What a command says on the one host of that stack."""
-    words = ["docker", "exec", f"{LEFT}-box1", *command]
+def in_the_left(tier, *command):
+    """What a command says on the host of a tier of that stack."""
+    words = ["docker", "exec", f"{LEFT}-{LEFT_HOST[tier]}", *command]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def ask_for_a_job(**more):
-    in_the_left("python3", "-c", ASK, json.dumps({"first": "left", "second": "right"} | more))
+    in_the_left("web", "python3", "-c", ASK, json.dumps({"first": "left", "second": "right"} | more))
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +59,10 @@ def jobs():
     try:
         for path in ("nodes/destroy.yml", "nodes/create.yml", "deploy.yml"):
             succeeded(left(path))
-        in_the_left("quintet-manage", "producer", "roundtrip")
-        in_the_left("runuser", "-u", "producer", "--", "sh", "-c", f"echo left >{FILE}")
+        in_the_left("web", "quintet-manage", "producer", "roundtrip")
+        in_the_left("web", "runuser", "-u", "producer", "--", "sh", "-c", f"echo left >{FILE}")
         yield lambda: set(
-            in_the_left("runuser", "-u", "postgres", "--", "psql", "-XtAc", JOBS, "producer").splitlines()
+            in_the_left("postgresql", "runuser", "-u", "postgres", "--", "psql", "-XtAc", JOBS, "producer").splitlines()
         )
     finally:
         left("nodes/destroy.yml")
@@ -97,11 +101,11 @@ def test_work_that_would_be_left_behind_is_not(jobs, tmp_path):
 
 @pytest.mark.slow
 def test_a_broker_that_does_not_answer_has_not_said_that_nothing_is_left(jobs, tmp_path):
-    in_the_left("systemctl", "stop", "rabbitmq-server")
+    in_the_left("rabbitmq", "systemctl", "stop", "rabbitmq-server")
     try:
-        refused(tmp_path, "rabbit@box1")
+        refused(tmp_path, f"rabbit@{LEFT_HOST['rabbitmq']}")
     finally:
-        in_the_left("systemctl", "start", "rabbitmq-server")
+        in_the_left("rabbitmq", "systemctl", "start", "rabbitmq-server")
     ask_for_a_job()
 
 

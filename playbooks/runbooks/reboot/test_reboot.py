@@ -8,8 +8,12 @@ from verify.tiers import units
 
 RUNBOOK = "runbooks/reboot/playbook.yml"
 BOOTED = "systemctl show --value --timestamp=us+utc --property="
-# Nobody else is web or database here: until they are back, a client is refused, by whoever is there.
+SEVERAL = len(TOPOLOGY.hosts("postgresql")) > 1
+# Where nobody else is web or database, a client is refused until they are back, by whoever is there; where others are,
+# while the leader of PostgreSQL hands over, and when an edge goes with its connections.
 REFUSED = ("ConnectionError", "ConnectTimeout", "ReadTimeout", 500, 502, 503, 504)
+CONFIRM = {} if SEVERAL else {"confirm": "postgresql1,web1"}
+SLOWEST_SECONDS, GAP_SECONDS = 25, 10 if SEVERAL else 60
 
 
 def times(of):
@@ -21,7 +25,7 @@ def times(of):
 def test_each_host_boots_anew_and_no_job_is_lost():
     before = times("UserspaceTimestamp")
     with Stream(per_second=3) as stream:
-        result = playbook(RUNBOOK, extra={"confirm": "postgresql1,web1"})
+        result = playbook(RUNBOOK, extra=CONFIRM)
     assert result.returncode == 0, failure(result)
     after, whole = times("UserspaceTimestamp"), times("FinishTimestamp")
     assert not before.items() & after.items()
@@ -29,10 +33,13 @@ def test_each_host_boots_anew_and_no_job_is_lost():
     assert all(end < begin for end, begin in zip(ended, began[1:], strict=False)), "two were away at the same time"
     for host in TOPOLOGY.hosts():
         node(host).check_output(f"systemctl is-active {' '.join(units(host))}")
-    assert_nothing_lost(stream, slowest=25, refused=REFUSED)
+    found = assert_nothing_lost(stream, slowest=SLOWEST_SECONDS, refused=REFUSED)
+    print(found)
+    assert found.gap < GAP_SECONDS
     assert deploy()[0] == 0
 
 
+@pytest.mark.skipif(SEVERAL, reason="each host's work is done by another here")
 @pytest.mark.parametrize(
     ("asked", "limit", "says"),
     [

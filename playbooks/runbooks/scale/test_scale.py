@@ -1,4 +1,5 @@
-"""A web and a worker host come and go again under a stream of jobs: tasks are finished, and nothing is lost.
+"""A web and a worker host come and go again under a stream of jobs, and where a tier of data has several hosts, some of
+these as well: tasks are finished, and nothing is lost.
 
 They are in a file beside the topology, whose group_vars are theirs, too. The addresses of all are written down, as
 those of containers follow from their order.
@@ -19,14 +20,23 @@ from verify.stream import Stream, assert_nothing_lost
 
 RUNBOOK = "runbooks/scale/playbook.yml"
 SMALL = verify.TOPOLOGY
-NEW = {"web": "web2", "worker": "worker2"}
+SEVERAL = len(SMALL.hosts("postgresql")) > 1
+several = pytest.mark.skipif(not SEVERAL, reason="nobody has what a host of data has here: molecule/ha runs it")
+WEB, WORKER = (f"{tier}{len(SMALL.hosts(tier)) + 1}" for tier in ("web", "worker"))
+# Hosts of data, in the order in which they leave; the number of RabbitMQ's is odd.
+DATABASE, BROKERS = "postgresql4", ["rabbitmq4", "rabbitmq5"]
+DATA = [DATABASE, *BROKERS] if SEVERAL else []
+NEW = {host: host.rstrip("0123456789") for host in [WEB, WORKER, *DATA]}
+if SEVERAL:
+    from verify.chaos.cluster import FOLLOWS, LEADS, VHOST, leader, members, queues, rabbitmq, switch
+    from verify.chaos.run import whole
 LONG_SECONDS = 20
 # A post needs PostgreSQL only; the machine has much to do meanwhile.
 UNDISTURBED_SECONDS = 10
 
 
-def leave(host):
-    return playbook(RUNBOOK, extra={"scale_leaving": host})
+def leave(host, **asked):
+    return playbook(RUNBOOK, extra={"scale_leaving": host} | asked)
 
 
 def as_said(result):
@@ -36,11 +46,11 @@ def as_said(result):
 
 @pytest.fixture(scope="module")
 def wide():
-    """The topology with two hosts more, for this file and all that it calls; afterwards they are gone."""
+    """The topology with these hosts as well, for this file and all that it calls; afterwards they are gone."""
     network = contract("node_network")
-    new = {host: {"host_address": f"{network}.{200 + index}"} for index, host in enumerate(NEW.values())}
+    new = {host: {"host_address": f"{network}.{200 + index}"} for index, host in enumerate(NEW)}
     known = {host: {"host_address": contract("host_address", host)} for host in SMALL.hosts()}
-    groups = {group: {"hosts": {host: new[host]}} for group, host in NEW.items()}
+    groups = {tier: {"hosts": {host: new[host] for host in NEW if NEW[host] == tier}} for tier in NEW.values()}
     path = ROOT / f"inventories/wider-{os.getpid()}.yml"
     path.write_text(json.dumps({"all": {"children": groups, "hosts": known}}))
     with pytest.MonkeyPatch.context() as patch:
@@ -64,7 +74,9 @@ def small(monkeypatch):
 
 def services(host):
     """The units of Quintet's tiers that a host runs, or would start at boot."""
-    patterns = "'celery-*' 'beat-*' 'gunicorn-*' 'relay-*' 'nginx*' 'haproxy*'"
+    patterns = (
+        "'celery-*' 'beat-*' 'gunicorn-*' 'relay-*' 'nginx*' 'haproxy*' patroni pgbackrest rabbitmq-server 'epmd*'"
+    )
     running = node(host).check_output(f"systemctl list-units --plain --no-legend --state=active,activating {patterns}")
     # Of none at all systemctl says 1.
     booted = node(host).run(f"systemctl list-unit-files --no-legend --state=enabled {patterns}").stdout
@@ -82,24 +94,65 @@ def done(addresses):
     return jobs if all(job["state"] == "done" for job in jobs) else None
 
 
+def broker(host):
+    """The name of a node of RabbitMQ."""
+    return contract("rabbitmq_node_name", host)
+
+
+def use_the_new_ones():
+    """One of them leads PostgreSQL, and another is one of the three that have the queue of tasks."""
+    switch(leader("postgresql"), DATABASE)
+    assert eventually(lambda: leader("postgresql") == DATABASE)
+    there = queues()["service"]
+    gone = next(one for one in there["members"] if one != there["leader"])
+    for verb, one in (("add_member", broker(BROKERS[0])), ("delete_member", gone)):
+        node(BROKERS[0]).check_output(f"rabbitmq-queues {verb} --vhost {VHOST} service {one}")
+
+
+def data_tiers():
+    """Who is of PostgreSQL and how, which nodes of RabbitMQ run, and which have the queue of tasks."""
+    return {
+        "members": {name: (member["role"], member["state"]) for name, member in members().items()},
+        "nodes": set(rabbitmq(SMALL.hosts("rabbitmq")[0], "cluster_status")["running_nodes"]),
+        "queue": set(queues()["service"]["members"]),
+    }
+
+
+def settled(found):
+    """Whether each member of PostgreSQL leads or follows, and the queue is where it should be."""
+    return set(found["members"].values()) == {LEADS, FOLLOWS} and len(found["queue"]) == 3
+
+
 @pytest.fixture(scope="module")
 def scaled(wide):
     """Added, under load; then taken away, while one has tasks. What is to be asserted of it, by a name each."""
     seen = {}
     with Stream(per_second=3, work_seconds=0) as stream:
         deploy()
-        seen["added"] = {host: services(host) for host in NEW.values()}
-        seen["answered"] = manage(NEW["web"], "producer", "roundtrip")["ok"]
-        long = [post(LONG_SECONDS) for _ in range(6)]
+        seen["added"] = {host: services(host) for host in NEW}
+        seen["answered"] = manage(WEB, "producer", "roundtrip")["ok"]
+        if SEVERAL:
+            seen["data"] = eventually(lambda: found if settled(found := data_tiers()) else None)
+            use_the_new_ones()
+            seen["used"] = eventually(lambda: found if settled(found := data_tiers()) else None)
+        long = [post(LONG_SECONDS) for _ in range(3 * len(verify.TOPOLOGY.hosts("worker")))]
         time.sleep(3)
         began = datetime.now(UTC)
-        seen["said"] = as_said(leave(NEW["worker"]))
+        seen["said"] = as_said(leave(WORKER))
         seen["leaving"] = began, datetime.now(UTC)
-        seen["again"] = as_said(leave(NEW["worker"]))
-        as_said(leave(NEW["web"]))
-        seen["left"] = {host: services(host) for host in NEW.values()}
-        secrets = "cat /opt/quintet/*/environment* /etc/haproxy/identity.pem"
-        seen["secrets"] = {host: node(host).run(secrets).stdout for host in NEW.values()}
+        seen["again"] = as_said(leave(WORKER))
+        as_said(leave(WEB))
+        seen["data said"] = {host: as_said(leave(host, confirm=host)) for host in DATA}
+        seen["data again"] = [as_said(leave(host, confirm=host)) for host in DATA[-1:]]
+        if SEVERAL:
+            seen["data left"] = data_tiers()
+        seen["left"] = {host: services(host) for host in NEW}
+        kept = [
+            "/opt/quintet/*/environment*",
+            *(f"/etc/{of}/identity.pem" for of in ("haproxy", "patroni", "rabbitmq")),
+        ]
+        kept += ["/etc/pgbackrest/*.pem", "/var/lib/rabbitmq/.erlang.cookie", "/var/lib/postgresql/17/*/PG_VERSION"]
+        seen["kept"] = {host: node(host).run(f"grep -l PRIVATE -e . {' '.join(kept)}").stdout for host in NEW}
         seen["long"] = eventually(lambda: done(long), 2 * LONG_SECONDS)
     return seen, stream
 
@@ -107,16 +160,16 @@ def scaled(wide):
 @pytest.mark.slow
 def test_what_was_added_works(scaled):
     seen, _ = scaled
-    assert {"gunicorn-producer.service", "nginx.service", "relay-producer.service"} <= set(seen["added"]["web2"])
-    assert {"celery-producer.service", "celery-service.service"} <= set(seen["added"]["worker2"])
+    assert {"gunicorn-producer.service", "nginx.service", "relay-producer.service"} <= set(seen["added"][WEB])
+    assert {"celery-producer.service", "celery-service.service"} <= set(seen["added"][WORKER])
     assert seen["answered"]
 
 
 @pytest.mark.slow
 def test_a_worker_leaves_when_its_tasks_are_done(scaled):
     seen, _ = scaled
-    assert "worker2 is out of service. Take it out of the inventory" in seen["said"]
-    there = [job for job in seen["long"] if job["worker"] == "worker2"]
+    assert f"{WORKER} is out of service. Take it out of the inventory" in seen["said"]
+    there = [job for job in seen["long"] if job["worker"] == WORKER]
     assert there, "it had no task, or another worker did it again"
     began, ended = seen["leaving"]
     for job in there:
@@ -126,10 +179,32 @@ def test_a_worker_leaves_when_its_tasks_are_done(scaled):
 
 
 @pytest.mark.slow
+@several
+def test_hosts_of_data_join_a_cluster_that_is_in_use(scaled):
+    seen, _ = scaled
+    assert seen["data"]["members"][DATABASE] == FOLLOWS
+    assert {broker(host) for host in BROKERS} < seen["data"]["nodes"]
+    assert seen["used"]["members"][DATABASE] == LEADS
+    assert broker(BROKERS[0]) in seen["used"]["queue"]
+
+
+@pytest.mark.slow
+@several
+def test_the_others_have_what_a_host_of_data_had(scaled):
+    seen, _ = scaled
+    assert set(seen["data left"]["members"]) == set(SMALL.hosts("postgresql"))
+    assert seen["data left"]["nodes"] == {broker(host) for host in SMALL.hosts("rabbitmq")}
+    assert seen["data left"]["queue"] == seen["data left"]["nodes"]
+    for host in DATA:
+        assert f"{host} is out of service. Take it out of the inventory" in seen["data said"][host]
+    assert "Nothing changed." in seen["data again"][0]
+
+
+@pytest.mark.slow
 def test_nothing_of_it_runs_any_more(scaled):
     seen, _ = scaled
-    assert seen["left"] == {"web2": [], "worker2": []}
-    assert set(seen["secrets"].values()) == {""}
+    assert set(map(tuple, seen["left"].values())) == {()}
+    assert set(seen["kept"].values()) == {""}
 
 
 @pytest.mark.slow
@@ -143,22 +218,28 @@ def test_nothing_is_lost(scaled):
 @pytest.mark.usefixtures("scaled", "small")
 def test_the_others_forget_it_and_then_nothing_changes():
     assert deploy()[0] > 0
-    for host in ("postgresql1", "rabbitmq1", "redis1"):
+    for host in {SMALL.hosts(tier)[0] for tier in ("postgresql", "rabbitmq", "redis")}:
         assert ".200" not in node(host).check_output("nft list table inet quintet")
     assert deploy()[0] == 0
+    if SEVERAL:
+        whole()
+
+
+ALONE = [
+    ({}, f"Say -e scale_leaving=..., a host that the inventory still has: {', '.join(SMALL.hosts())}."),
+    ({"scale_leaving": "worker9"}, "Say -e scale_leaving=..."),
+    ({"scale_leaving": "rabbitmq1"}, "rabbitmq1 is of rabbitmq, and there is no other"),
+    ({"scale_leaving": "web1"}, "web1 is the only web host of producer: add another one first."),
+    ({"scale_leaving": "worker1"}, "worker1 is the only worker host of service: add another one first."),
+]
+TOGETHER = [
+    ({"scale_leaving": "data1"}, "data1 is of postgresql, which has 3 hosts: of fewer none could be lost."),
+    ({"scale_leaving": "edge1"}, "edge1 is of edge, of which each host counts"),
+]
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(
-    ("asked", "says"),
-    [
-        ({}, "Say -e scale_leaving=..., a host of web or worker that the inventory still has: web1, worker1."),
-        ({"scale_leaving": "worker9"}, "Say -e scale_leaving=..."),
-        ({"scale_leaving": "rabbitmq1"}, "rabbitmq1 is of rabbitmq, and there is no other"),
-        ({"scale_leaving": "web1"}, "web1 is the only web host of producer: add another one first."),
-        ({"scale_leaving": "worker1"}, "worker1 is the only worker host of service: add another one first."),
-    ],
-)
+@pytest.mark.parametrize(("asked", "says"), TOGETHER if SEVERAL else ALONE)
 def test_what_cannot_be_is_refused(asked, says):
     before = services(FIRST)
     result = playbook(RUNBOOK, extra=asked)

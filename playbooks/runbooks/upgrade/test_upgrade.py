@@ -3,12 +3,13 @@
 They are what is installed, packed again with another version: what is upgraded by them works as before.
 """
 
+import itertools
 import re
 import shlex
 
 import pytest
 
-from verify import TOPOLOGY, deploy, failure, node, playbook
+from verify import TOPOLOGY, contract, deploy, failure, node, playbook
 from verify.stream import Stream, assert_nothing_lost
 
 RUNBOOK = "runbooks/upgrade/playbook.yml"
@@ -16,6 +17,12 @@ APPS = [TOPOLOGY.hosts("web")[0], TOPOLOGY.hosts("worker")[0]]
 REDIS, BROKER = TOPOLOGY.hosts("redis")[0], TOPOLOGY.hosts("rabbitmq")[0]
 PROGRAM = "/usr/sbin/haproxy"
 UNDISTURBED_SECONDS = 10
+# Tiers whose data several hosts have: package, unit, what is asked for besides, and what may be answered meanwhile.
+SEVERAL = len(TOPOLOGY.hosts("postgresql")) > 1
+TIERS = [
+    ("postgresql", f"postgresql-{contract('database_version')}", "patroni", {"confirm": "postgresql"}, 503),
+    ("rabbitmq", "rabbitmq-server", "rabbitmq-server", {}, None),
+]
 
 PUBLISH = """
 set -eu
@@ -114,6 +121,26 @@ def test_what_has_data_is_upgraded_when_its_tier_is_named(newer):
     after = {unit: process(REDIS, f"redis-server@{unit}") for unit in before}
     assert not before.items() & after.items()
     assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SEVERAL, reason="nobody has what a host of data has here: molecule/ha runs it")
+@pytest.mark.parametrize(("tier", "package", "unit", "asked", "refused"), TIERS)
+def test_hosts_of_one_tier_are_upgraded_in_turn(newer, tier, package, unit, asked, refused):
+    hosts = TOPOLOGY.hosts(tier)
+    versions = {host: newer(host, package) for host in hosts}
+    before = {host: process(host, unit) for host in hosts}
+    with Stream(per_second=3) as stream:
+        said = upgrade(upgrade_tier=tier, **asked)
+    for host, (old, new) in versions.items():
+        assert f"{host}: {package} {old} -> {new}" in said
+        assert version(host, package) == new
+    assert not before.items() & {host: process(host, unit) for host in hosts}.items()
+    done = [moments(host, package) for host in hosts]
+    assert all(first[1] <= second[0] for first, second in itertools.pairwise(done)), "two at once"
+    found = assert_nothing_lost(stream, slowest=UNDISTURBED_SECONDS, refused={refused})
+    print(found)
+    assert found.gap < UNDISTURBED_SECONDS
 
 
 def test_a_version_that_cannot_be_reached_is_refused(newer):
