@@ -31,7 +31,7 @@ apt-get -qq download "$1={before}"
 dpkg-deb -R "$1"_*.deb "$1"
 sed -i 's/^Version: .*/Version: {after}/' "$1/DEBIAN/control"
 rm "$1"_*.deb
-dpkg-deb -b "$1" "$1.deb" >/dev/null
+dpkg-deb -Znone -b "$1" "$1.deb" >/dev/null
 {{
   dpkg-deb -f "$1.deb"
   echo "Filename: ./$1.deb"
