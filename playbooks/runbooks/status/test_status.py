@@ -48,6 +48,20 @@ def test_a_stack_that_is_well(tmp_path):
     assert '"changed": true' not in words
 
 
+def test_what_a_deploy_would_change_is_an_error(tmp_path):
+    file = node(WORKER).file("/etc/haproxy/haproxy.cfg")
+    mode = file.mode
+    node(WORKER).check_output(f"chmod 0600 {file.path}")
+    try:
+        code, words, said = ask(tmp_path / "status.json", status_drift=True)
+    finally:
+        node(WORKER).check_output(f"chmod {mode:o} {file.path}")
+    assert code != 0
+    # This, and nothing else.
+    assert said["drift"] == 1, words
+    assert "a deploy would change 1 things" in words
+
+
 def test_what_is_wrong_is_said_and_is_an_error(tmp_path):
     worker = node(WORKER)
     other = "releases/of-somebody-else"
