@@ -283,6 +283,8 @@ def test_files(each, edged, role):
         file = {"path": path, "group": group, "mode": mode}
         if path == "/etc/quintet/firewall.nft":
             file["accept"] = ["sh", "-c", evaluated(each, role, "__hardening_accept"), "sh"]
+        if path in ("/etc/rabbitmq/enabled_plugins", "/var/lib/rabbitmq/.erlang.cookie"):
+            file["owner"] = "rabbitmq"
         if path.endswith(".json"):
             file["content"] = "{}"
         elif source is None:
@@ -292,7 +294,7 @@ def test_files(each, edged, role):
         elif source.startswith("["):
             file["content"] = source
         elif source == "broker_cookie":
-            file |= {"secret": SECRETS[source], "owner": "rabbitmq"}
+            file["secret"] = SECRETS[source]
         elif source.endswith(".j2"):
             file["secret" if path in SECRET_FILES else "content"] = render(each, f"{role}/{source}")[turn]
         else:
