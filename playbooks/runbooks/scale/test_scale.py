@@ -160,8 +160,8 @@ def scaled(wide):
             seen["data left"] = data_tiers()
         seen["left"] = {host: services(host) for host in NEW}
         kept = ["/opt/quintet/*/environment*", "/etc/*/identity.pem", "/etc/pgbackrest/pgbackrest.conf"]
-        kept += ["/var/lib/rabbitmq/.erlang.cookie", "/var/lib/postgresql/17/*/PG_VERSION"]
-        seen["kept"] = {host: node(host).run(f"grep -l PRIVATE -e . {' '.join(kept)}").stdout for host in NEW}
+        kept += ["/var/lib/rabbitmq/.erlang.cookie", "/var/lib/postgresql/*/*/PG_VERSION"]
+        seen["kept"] = {host: node(host).run(f"ls {' '.join(kept)}").stdout for host in NEW}
         seen["long"] = eventually(lambda: done(long), 2 * LONG_SECONDS)
     return seen, stream
 
