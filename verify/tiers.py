@@ -2,11 +2,16 @@
 
 import shlex
 
+import pytest
+
 from verify import TOPOLOGY, contract, node
 
 PATRONI = contract("tier_roles.postgresql") == "patroni"
 REPLICATED = len(TOPOLOGY.hosts("redis")) > 1
 CLUSTERED = len(TOPOLOGY.hosts("rabbitmq")) > 1
+# Whether a host of data may be missed.
+SEVERAL = len(TOPOLOGY.hosts("postgresql")) > 1
+several = pytest.mark.skipif(not SEVERAL, reason="nobody has what a host of data has here: molecule/ha runs it")
 # Whether the backups have a host of their own.
 KEPT_ELSEWHERE = "backup" in TOPOLOGY.groups
 

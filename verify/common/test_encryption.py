@@ -96,17 +96,26 @@ context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
 context.load_cert_chain(sys.argv[1])
 with socket.create_server((sys.argv[2], int(sys.argv[3]))) as server:
     server.settimeout(20)
-    link, _ = server.accept()
-    link.settimeout(10)
-    try:
-        if sys.argv[4] == "asked":
-            # PostgreSQL's clients ask first, in the clear, whether TLS may begin.
-            link.recv(8)
-            link.sendall(b"S")
-        with context.wrap_socket(link, server_side=True) as secure:
-            print("heard", secure.recv(100))
-    except OSError as exc:
-        print("refused", exc)
+    for _ in range(8):
+        try:
+            link, _ = server.accept()
+        except TimeoutError:
+            break
+        server.settimeout(1)
+        link.settimeout(10)
+        try:
+            if sys.argv[4] == "asked":
+                # PostgreSQL's clients ask first, in the clear, whether TLS may begin.
+                link.recv(8)
+                link.sendall(b"S")
+            with context.wrap_socket(link, server_side=True) as secure:
+                heard = secure.recv(100)
+            if heard:
+                print("heard", heard)
+                break
+            print("left")
+        except OSError as exc:
+            print("refused", exc)
 """
 # Whom somebody could pose as, with its port and its unit. Of several hosts of PostgreSQL Patroni says who leads.
 POSED = [
@@ -128,18 +137,18 @@ def test_an_impostor_hears_nothing(group, port, unit, tmp_path):
     shown = wrong_certificates(host, tmp_path) | {"misnamed": issued(["other.quintet.internal"])}
 
     def hears(identity):
-        """What the impostor says of the first who comes."""
+        """What the impostor says of the first who come, as lines; who has spoken is the last."""
         heard = []
         server.check_output(f"umask 077; cat >/run/impostor.pem <<'QUINTET'\n{identity}\nQUINTET")
         words = f"/run/impostor.pem {address} {port} {'asked' if group == 'postgresql' else 'at-once'}"
         command = f"python3 -c {quote(IMPOSTOR)} {words}"
-        impostor = threading.Thread(target=lambda: heard.append(server.run(command).stdout.strip()))
+        impostor = threading.Thread(target=lambda: heard.extend(server.check_output(command).splitlines()))
         impostor.start()
         # Where HAProxy asks several whether they are well, it may have been heard by now.
         eventually(lambda: heard or server.run(f"ss -Hltn sport = :{port}").stdout, 10)
         node(FIRST).run("timeout 30 quintet-manage producer health")
-        impostor.join(30)
-        return heard[0]
+        impostor.join(60)
+        return heard
 
     server.check_output(f"systemctl stop {unit}")
     try:
@@ -148,12 +157,11 @@ def test_an_impostor_hears_nothing(group, port, unit, tmp_path):
     finally:
         server.check_output(f"rm -f /run/impostor.pem; systemctl start {unit}")
     # libpq looks at the name when TLS is there, and then says nothing.
-    assert all(word.startswith("refused") or word == "heard b''" for word in said.values()), said
-    assert "refused" in said["foreign"]
-    assert "refused" in said["expired"]
+    assert not any(word.startswith("heard") for who in said.values() for word in who), said
+    assert any("alert" in word for word in said["foreign"]), said
+    assert any("alert" in word for word in said["expired"]), said
     # Who has a good certificate is spoken with.
-    assert good.startswith("heard b'"), good
-    assert good != "heard b''"
+    assert good[-1].startswith("heard"), good
     eventually(lambda: manage(FIRST, "producer", "roundtrip")["ok"], 60)
 
 

@@ -4,11 +4,10 @@ import pytest
 
 from verify import TOPOLOGY, deploy, failure, node, playbook
 from verify.stream import Stream, assert_nothing_lost
-from verify.tiers import units
+from verify.tiers import SEVERAL, units
 
 RUNBOOK = "runbooks/reboot/playbook.yml"
 BOOTED = "systemctl show --value --timestamp=us+utc --property="
-SEVERAL = len(TOPOLOGY.hosts("postgresql")) > 1
 # Where nobody else is web or database, a client is refused until they are back, by whoever is there; where others are,
 # while the leader of PostgreSQL hands over, and when an edge goes with its connections.
 REFUSED = ("ConnectionError", "ConnectTimeout", "ReadTimeout", 500, 502, 503, 504)

@@ -6,12 +6,11 @@ import pytest
 
 from verify import TOPOLOGY, container, deploy, failure, node, playbook
 from verify.stream import Stream, assert_nothing_lost
+from verify.tiers import SEVERAL, several
 
 RUNBOOK = "runbooks/replace/playbook.yml"
 HOSTS = TOPOLOGY.hosts("postgresql")
 PROCESSES = "systemctl show --value --property MainPID patroni etcd rabbitmq-server"
-SEVERAL = len(HOSTS) > 1
-several = pytest.mark.skipif(not SEVERAL, reason="nobody has what a host of data has here: molecule/ha runs it")
 if SEVERAL:
     from verify.chaos.cluster import etcd, leader
     from verify.chaos.run import whole

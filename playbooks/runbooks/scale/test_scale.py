@@ -18,11 +18,10 @@ import verify.stream
 from tests.topology import ROOT, Topology
 from verify import BASE, FIRST, contract, deploy, eventually, failure, manage, node, playbook, visitor
 from verify.stream import Stream, assert_nothing_lost
+from verify.tiers import SEVERAL, several
 
 RUNBOOK = "runbooks/scale/playbook.yml"
 SMALL = verify.TOPOLOGY
-SEVERAL = len(SMALL.hosts("postgresql")) > 1
-several = pytest.mark.skipif(not SEVERAL, reason="nobody has what a host of data has here: molecule/ha runs it")
 WEB, WORKER = (f"{tier}{len(SMALL.hosts(tier)) + 1}" for tier in ("web", "worker"))
 # Hosts of data, in the order in which they leave; the number of RabbitMQ's is odd.
 DATABASE, BROKERS = "postgresql4", ["rabbitmq4", "rabbitmq5"]

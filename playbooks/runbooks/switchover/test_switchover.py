@@ -4,10 +4,9 @@ import pytest
 
 from verify import TOPOLOGY, deploy, eventually, failure, playbook
 from verify.stream import Stream, findings
+from verify.tiers import SEVERAL, several
 
 RUNBOOK = "runbooks/switchover/playbook.yml"
-SEVERAL = len(TOPOLOGY.hosts("postgresql")) > 1
-several = pytest.mark.skipif(not SEVERAL, reason="nobody could take over here: molecule/ha runs it")
 if SEVERAL:
     from verify.chaos.cluster import DOMAIN, LOOKS, leader
     from verify.ha import test_redis

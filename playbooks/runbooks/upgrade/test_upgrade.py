@@ -11,6 +11,7 @@ import pytest
 
 from verify import TOPOLOGY, contract, deploy, failure, node, playbook
 from verify.stream import Stream, assert_nothing_lost
+from verify.tiers import several
 
 RUNBOOK = "runbooks/upgrade/playbook.yml"
 APPS = [TOPOLOGY.hosts("web")[0], TOPOLOGY.hosts("worker")[0]]
@@ -18,7 +19,6 @@ REDIS, BROKER = TOPOLOGY.hosts("redis")[0], TOPOLOGY.hosts("rabbitmq")[0]
 PROGRAM = "/usr/sbin/haproxy"
 UNDISTURBED_SECONDS = 10
 # Tiers whose data several hosts have: package, unit, what is asked for besides, and what may be answered meanwhile.
-SEVERAL = len(TOPOLOGY.hosts("postgresql")) > 1
 TIERS = [
     ("postgresql", f"postgresql-{contract('database_version')}", "patroni", {"confirm": "postgresql"}, 503),
     ("rabbitmq", "rabbitmq-server", "rabbitmq-server", {}, None),
@@ -124,7 +124,7 @@ def test_what_has_data_is_upgraded_when_its_tier_is_named(newer):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SEVERAL, reason="nobody has what a host of data has here: molecule/ha runs it")
+@several
 @pytest.mark.parametrize(("tier", "package", "unit", "asked", "refused"), TIERS)
 def test_hosts_of_one_tier_are_upgraded_in_turn(newer, tier, package, unit, asked, refused):
     hosts = TOPOLOGY.hosts(tier)
