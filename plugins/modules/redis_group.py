@@ -107,6 +107,7 @@ import pwd
 import socket
 import ssl
 import time
+from datetime import UTC, datetime
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -205,11 +206,6 @@ def may_restart(place, role, others):
 def changed_at(paths):
     """When the newest of these files changed, seconds since the epoch; a file that is not there did not change."""
     return max((os.lstat(path).st_mtime for path in paths if os.path.lexists(path)), default=0.0)
-
-
-def begun_at(link):
-    """When an instance began, seconds since the epoch, or a moment before: it counts in whole seconds."""
-    return time.time() - int(link.info("server")["uptime_in_seconds"]) - 1
 
 
 def until(check, seconds):
@@ -333,15 +329,15 @@ class Group:
     def settle(self):
         sentinel = self.link(self.me, self.params["sentinel_port"])
         for instance in self.params["instances"]:
-            own = self.link(self.me, instance["port"])
+            own, unit = self.link(self.me, instance["port"]), f"redis-server@{instance['name']}.service"
             running = pairs(own.ask("CONFIG", "GET", "*"))
             self.reload(instance, own)
             self.set(instance, own, running)
             quorum = pairs(sentinel.ask("SENTINEL", "MASTER", instance["name"]))["quorum"]
             if int(quorum) != self.quorum and self.did(f"set quorum of {instance['name']}"):
                 sentinel.ask("SENTINEL", "SET", instance["name"], "quorum", self.quorum)
-            outdated = running[TITLE] != instance["title"] or changed_at(self.params["restart_after"]) > begun_at(own)
-            if outdated and self.did(f"restart redis-server@{instance['name']}.service"):
+            changed = changed_at(self.params["restart_after"]) > self.begun_at(unit)
+            if (changed or running[TITLE] != instance["title"]) and self.did(f"restart {unit}"):
                 self.restart(instance)
 
     def set(self, instance, own, running):
@@ -357,7 +353,7 @@ class Group:
         files = self.params["certificate_files"]
         unit = f"redis-server@{instance['name']}.service"
         marker = os.path.join(RELOADS, unit)
-        read_at = begun_at(own)
+        read_at = self.begun_at(unit)
         if os.path.exists(marker):
             read_at = max(read_at, os.stat(marker).st_mtime)
 
@@ -381,6 +377,12 @@ class Group:
         """The limit of a unit's memory in MiB as systemd has it, which may be of an earlier call; 0 for none."""
         shown = self.systemctl("show", "--value", "--property=MemoryMax", unit).strip()
         return int(shown) // 2**20 if shown.isdigit() else 0
+
+    def begun_at(self, unit):
+        """When a unit's process began, seconds since the epoch; Redis itself counts in whole seconds."""
+        words = ["--timestamp=us+utc", "--property=ExecMainStartTimestamp", "--value", unit]
+        shown = self.systemctl("show", *words).strip()
+        return datetime.strptime(shown, "%a %Y-%m-%d %H:%M:%S.%f %Z").replace(tzinfo=UTC).timestamp()
 
     def systemctl(self, *arguments):
         code, out, err = self.module.run_command(["systemctl", *arguments])
