@@ -250,7 +250,9 @@ def test_a_deploy_leaves_the_master_where_it_is():
     began = "systemctl show --timestamp=us+utc --value --property=ExecMainStartTimestamp redis-server@"
     for host in HOSTS:
         first = min(node(host).check_output(began + name).split(" ", 1)[1] for name in PORTS)
-        node(host).check_output(f"rm -f /run/quintet/reloaded/redis-server@*; touch --date='{first}' /etc/redis/users.acl")
+        node(host).check_output(
+            f"rm -f /run/quintet/reloaded/redis-server@*; touch --date='{first}' /etc/redis/users.acl"
+        )
     master = eventually(lambda: settled(PORTS["results"]), 30)
     answer = cli(master, SENTINEL, *operator(SENTINEL), "SENTINEL FAILOVER results")
     assert answer.split() == ["OK", "OK"]

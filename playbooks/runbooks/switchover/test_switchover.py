@@ -2,7 +2,7 @@
 
 import pytest
 
-from verify import TOPOLOGY, deploy, eventually, failure, playbook
+from verify import TOPOLOGY, deploy, eventually, failure, node, playbook
 from verify.stream import Stream, findings
 from verify.tiers import SEVERAL, several
 
@@ -10,6 +10,7 @@ RUNBOOK = "runbooks/switchover/playbook.yml"
 if SEVERAL:
     from verify.chaos.cluster import DOMAIN, LOOKS, leader
     from verify.ha import test_redis
+CTL = "patronictl --config-file /etc/patroni/config.yml"
 # How long writes wait at most. The goal is 3; here others may be using the machine.
 SLOWEST_SECONDS = 10
 
@@ -70,6 +71,28 @@ def test_any_other_host_leads_and_a_deploy_moves_nothing():
     changes, output = deploy()
     assert changes == 0, output
     assert {tier: leader(tier) for tier in before} == after
+
+
+@several
+@pytest.mark.parametrize(
+    ("fault", "remedy", "says"),
+    [
+        ("systemctl stop patroni", "systemctl start patroni", "Connection refused"),
+        (f"{CTL} pause --wait", f"{CTL} resume --wait", "is paused"),
+    ],
+)
+def test_nothing_is_handed_over_to_who_could_not_take_it(fault, remedy, says):
+    eventually(LOOKS["postgresql"], 60)
+    first, then = another("postgresql")
+    node(then).check_output(fault)
+    try:
+        result = switchover(switchover_tier="postgresql")
+        assert result.returncode != 0
+        assert says in words(result)
+        assert leader("postgresql") == first
+    finally:
+        node(then).check_output(remedy)
+    eventually(LOOKS["postgresql"], 60)
 
 
 @pytest.mark.parametrize(
