@@ -1,12 +1,14 @@
-"""Deploys that are killed at random points with all their processes; one to its end; and one that changes nothing.
+"""A playbook is killed at random points with all its processes; then it ends; and a deploy after it changes nothing.
 
-On nodes as they are: empty ones are begun from nothing. Each deploy starts at once after the one before was killed,
-while what that had begun on the hosts may still go on there. The points follow from the seed. Ends with 1 if the deploy
-to its end fails, if the next one changes something, or if what runs then is not whole.
+A deploy is killed on nodes as they are: empty ones are begun from nothing. A runbook is killed on a stack that is
+deployed, under a stream of jobs. Each run starts at once after the one before was killed, while what that had begun on
+the hosts may still go on there. The points follow from the seed. Ends with 1 if the run to its end fails, if a deploy
+after it changes something, if a job was lost, or if what runs then is not whole.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import re
@@ -17,8 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from verify import PLAIN, ROOT, TOPOLOGY, deploy, playbook_command
+from verify import PLAIN, ROOT, TOPOLOGY, deploy, failure, playbook, playbook_command
 from verify.chaos.run import whole
+from verify.stream import Stream, findings
 
 LEAST_SECONDS, MOST_SECONDS = 3, 60
 
@@ -34,10 +37,11 @@ def family(process):
     return ids
 
 
-def killed(seconds):
-    """Deploy, and kill it after so many seconds: in which task that was, or None if it had ended before."""
+def killed(path, extra, seconds):
+    """Run a playbook, and kill it after so many seconds: in which task that was, or None if it had ended before."""
+    command = playbook_command(path, extra=extra)
     with tempfile.TemporaryFile("w+") as said:
-        run = subprocess.Popen(playbook_command("deploy.yml"), cwd=ROOT, stdout=said, stderr=said, env=PLAIN)
+        run = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, env=PLAIN)
         try:
             run.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -53,30 +57,50 @@ def killed(seconds):
     return None
 
 
-def main():
-    parser = argparse.ArgumentParser("python -m verify.chaos.deploys", description=__doc__)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--times", type=int, default=20, help="so many are killed, at most")
-    given = parser.parse_args()
+def killed_until_done(given, extra):
+    """Kill the playbook so many times, and run it to its end; how many seconds that took."""
     chance = random.Random(given.seed)
-    print(f"seed {given.seed}, {len(TOPOLOGY.hosts())} hosts", flush=True)
     for _ in range(given.times):
-        seconds = chance.uniform(LEAST_SECONDS, MOST_SECONDS)
-        task = killed(seconds)
+        seconds = chance.uniform(LEAST_SECONDS, given.most)
+        task = killed(given.playbook, extra, seconds)
         if task is None:
             break
         print(f"killed after {seconds:.1f} s: {task}", flush=True)
     begun = time.monotonic()
-    changes, _ = deploy()
-    print(f"to its end: {changes} changes, {time.monotonic() - begun:.0f} s", flush=True)
+    result = playbook(given.playbook, extra=extra)
+    print(f"to its end: {time.monotonic() - begun:.0f} s", flush=True)
+    assert result.returncode == 0, failure(result)
+
+
+def main():
+    parser = argparse.ArgumentParser("python -m verify.chaos.deploys", description=__doc__)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--times", type=int, default=20, help="so many are killed, at most")
+    parser.add_argument("--most", type=float, default=MOST_SECONDS, help="seconds after which the last is killed")
+    parser.add_argument("--playbook", default="deploy.yml", help="as runbooks/reboot/playbook.yml")
+    parser.add_argument("--extra-vars", default="{}", help="of the playbook, as JSON")
+    given = parser.parse_args()
+    extra = json.loads(given.extra_vars)
+    print(f"{given.playbook}, seed {given.seed}, {len(TOPOLOGY.hosts())} hosts", flush=True)
+    wrong = False
+    if given.playbook == "deploy.yml":
+        killed_until_done(given, extra)
+    else:
+        with Stream(per_second=3) as stream:
+            killed_until_done(given, extra)
+        found = findings(stream)
+        print(
+            f"no answer for {found.gap:.1f} s, {found.raw} of {found.requests} failed, wrong: {found.wrong}", flush=True
+        )
+        wrong = bool(found.wrong)
     changes, text = deploy()
-    print(f"and again: {changes} changes")
+    print(f"a deploy: {changes} changes")
     if changes:
         print(text)
     if len(TOPOLOGY.hosts("postgresql")) > 1:
         whole()
         print("whole")
-    sys.exit(changes > 0)
+    sys.exit(changes > 0 or wrong)
 
 
 if __name__ == "__main__":
