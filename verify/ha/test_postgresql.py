@@ -141,7 +141,7 @@ class Writes:
 def no_table_left():
     yield
     # The last test may have left HAProxy in doubt about who leads, for a moment.
-    eventually(lambda: as_owner("DROP TABLE IF EXISTS quintet_writes") is None, 30)
+    eventually(lambda: as_owner("DROP TABLE IF EXISTS quintet_writes"), 30)
 
 
 # -- What there is ----------------------------------------------------------------------------------------------------
