@@ -104,12 +104,12 @@ def test_after_all_is_lost_but_the_repository_the_file_and_the_passphrase(sealed
             container(host).remove(force=True, v=True)
     shutil.rmtree(SECRETS)
 
-    ran("nodes/create.yml")
     page = (ROOT / "playbooks/runbooks/backup/README.md").read_text()
     [line] = re.findall(r"^openssl enc -d .*$", page, re.MULTILINE)
     subprocess.run(line.replace("FILE", sealed), shell=True, cwd=tmp_path, check=True)
     shutil.copytree(tmp_path / "secrets", SECRETS, dirs_exist_ok=True)
     assert contract("backup_passphrase") == passphrase
+    ran("nodes/create.yml")
     deployed = playbook("deploy.yml")
     assert deployed.returncode != 0
     assert "go on with the runbook `restore`, and deploy again" in " ".join(deployed.stdout.split())
