@@ -18,5 +18,8 @@ for project; do
   shift
   [ ! -d "/var/lib/$project" ] || set -- "$@" "/var/lib/$project"
 done
+# Each by its name: a directory "." would be about the one in which it is unpacked.
+cd "$found"
+set -- -- * "$@"
 # What is written meanwhile (1) is taken as it is found.
-tar --create --gzip --file "$archive" --directory "$found" . "$@" 2>/dev/null || [ $? = 1 ]
+tar --create --gzip --file "$archive" "$@" 2>/dev/null || [ $? = 1 ]

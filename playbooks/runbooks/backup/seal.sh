@@ -6,6 +6,7 @@ umask 077
 mkdir -p "$(dirname "$3")"
 cp -R "$1" "$2/secrets"
 exec 3<&0
-tar --create --directory "$2" . </dev/null | openssl enc -aes-256-cbc -pbkdf2 -iter 600000 -pass fd:3 -out "$3.$$"
+# Each by its name: a directory "." would be about the one in which it is unpacked.
+(cd "$2" && tar --create -- * </dev/null) | openssl enc -aes-256-cbc -pbkdf2 -iter 600000 -pass fd:3 -out "$3.$$"
 mv "$3.$$" "$3"
 echo "$3"

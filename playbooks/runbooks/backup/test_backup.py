@@ -80,14 +80,17 @@ def test_the_rest_is_in_one_file_that_its_owner_opens(made, tmp_path):
     assert opened(path, contract("backup_passphrase"), tmp_path)
     assert (tmp_path / "secrets/broker_password").read_text().strip() == contract("broker_password")
     names = {}
+    # Or unpacking would change the directory in which it is done.
+    with tarfile.open(tmp_path / "all.tar") as archive:
+        assert "." not in archive.getnames()
     for host in TOPOLOGY.hosts():
         with tarfile.open(tmp_path / f"{host}.tar.gz") as archive:
             names[host] = {member.name: member for member in archive}
-            if "./definitions.json" in names[host]:
-                definitions = json.load(archive.extractfile("./definitions.json"))
+            if "definitions.json" in names[host]:
+                definitions = json.load(archive.extractfile("definitions.json"))
     assert {user["name"] for user in definitions["users"]} >= {"producer", "service", contract("broker_user")}
     assert any("results.txt" in name for host in TOPOLOGY.hosts("worker") for name in names[host])
-    assert all("./packages.txt" in found for found in names.values())
+    assert all("packages.txt" in found and "." not in found for found in names.values())
 
 
 @pytest.fixture
