@@ -61,7 +61,7 @@ def killed(path, extra, seconds):
 
 
 def killed_until_done(given, extra):
-    """Kill the playbook so many times, and run it to its end; how many seconds that took."""
+    """Kill the playbook so many times, at most, and run it to its end."""
     chance = random.Random(given.seed)
     for _ in range(given.times):
         seconds = chance.uniform(LEAST_SECONDS, given.most)
