@@ -26,7 +26,7 @@ from verify.tiers import SEVERAL
 if SEVERAL:
     from verify.chaos.run import whole
 
-LEAST_SECONDS, MOST_SECONDS = 3, 60
+LEAST_SECONDS, MOST_SECONDS = 3.0, 60.0
 
 
 def family(process):
@@ -64,7 +64,7 @@ def killed_until_done(given, extra):
     """Kill the playbook so many times, at most, and run it to its end."""
     chance = random.Random(given.seed)
     for _ in range(given.times):
-        seconds = chance.uniform(LEAST_SECONDS, given.most)
+        seconds = chance.uniform(given.least, given.most)
         task = killed(given.playbook, extra, seconds)
         if task is None:
             break
@@ -79,7 +79,8 @@ def main():
     parser = argparse.ArgumentParser("python -m verify.chaos.deploys", description=__doc__)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--times", type=int, default=20, help="so many are killed, at most")
-    parser.add_argument("--most", type=float, default=MOST_SECONDS, help="seconds after which the last is killed")
+    parser.add_argument("--least", type=float, default=LEAST_SECONDS, help="seconds until one is killed, at least")
+    parser.add_argument("--most", type=float, default=MOST_SECONDS, help="and at most")
     parser.add_argument("--playbook", default="deploy.yml", help="as runbooks/reboot/playbook.yml")
     parser.add_argument("--extra-vars", default="{}", help="of the playbook, as JSON")
     given = parser.parse_args()
@@ -96,7 +97,8 @@ def main():
             f"no answer for {found.gap:.1f} s, {found.raw} of {found.requests} failed, wrong: {found.wrong}", flush=True
         )
         wrong = bool(found.wrong)
-    changes, text = deploy()
+    # The same inventory: a release is what it says.
+    changes, text = deploy(extra=extra)
     print(f"a deploy: {changes} changes")
     if changes:
         print(text)

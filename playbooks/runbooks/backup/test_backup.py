@@ -5,6 +5,7 @@ import stat
 import subprocess
 import tarfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,8 @@ from verify import FIRST, TOPOLOGY, contract, deploy, eventually, failure, manag
 RUNBOOK = "runbooks/backup/playbook.yml"
 [HOST] = contract("repository_hosts")
 STANZA = contract("pgbackrest_stanza", HOST)
+# Where all of it is in the clear for a moment.
+CLEAR = Path(contract("secrets_dir") + ".open")
 OPEN = "openssl enc -d -aes-256-cbc -pbkdf2 -iter 600000 -pass stdin -in"
 
 
@@ -35,7 +38,9 @@ def opened(path, passphrase, to):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Where the sealed file is, and the backups before and after."""
+    """Where the sealed file is, and the backups before and after. A run before it was killed."""
+    CLEAR.mkdir()
+    (CLEAR / "left").write_text("in the clear")
     manage(FIRST, "producer", "roundtrip")
     place, before = tmp_path_factory.mktemp("backup") / "kept", backups()
     result = playbook(RUNBOOK, "-vv", extra={"backup_to": str(place), "backup_type": "full"})
@@ -82,7 +87,7 @@ def test_the_rest_is_in_one_file_that_its_owner_opens(made, tmp_path):
     names = {}
     # Or unpacking would change the directory in which it is done.
     with tarfile.open(tmp_path / "all.tar") as archive:
-        assert "." not in archive.getnames()
+        assert not {".", "left"} & set(archive.getnames())
     for host in TOPOLOGY.hosts():
         with tarfile.open(tmp_path / f"{host}.tar.gz") as archive:
             names[host] = {member.name: member for member in archive}
@@ -108,6 +113,7 @@ def under_way():
 
 @pytest.mark.usefixtures("made", "under_way")
 def test_nothing_is_left_and_a_deploy_has_nothing_to_do_while_the_next_is_made():
+    assert not CLEAR.exists()
     assert {node(host).run("ls /var/tmp | grep ^quintet").stdout for host in TOPOLOGY.hosts()} == {""}
     assert deploy(limit=HOST)[0] == 0
 

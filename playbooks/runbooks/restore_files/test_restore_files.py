@@ -56,6 +56,7 @@ def test_what_was_there_is_there_again(sealed):
         assert node(host).check_output(owners(directory)) == before[host]
         assert node(host).run("ls /var/tmp | grep ^quintet").stdout == ""
         assert node(host).check_output(f"systemctl is-active {' '.join(units(host))}")
+    assert not Path(f"{SECRETS}.open").exists()
     assert manage(FIRST, "producer", "roundtrip")["ok"]
     assert deploy()[0] == 0
 
