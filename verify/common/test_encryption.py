@@ -91,17 +91,21 @@ def test_nothing_is_said_in_the_clear(link):
 
 
 IMPOSTOR = """
-import socket, ssl, sys
+import socket, ssl, sys, time
 context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
 context.load_cert_chain(sys.argv[1])
 with socket.create_server((sys.argv[2], int(sys.argv[3]))) as server:
     server.settimeout(20)
-    for _ in range(8):
+    # All who come within ten seconds of the first, and not a second after another.
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
         try:
             link, _ = server.accept()
         except TimeoutError:
             break
-        server.settimeout(1)
+        if server.gettimeout() > 1:
+            deadline = time.monotonic() + 10
+            server.settimeout(1)
         link.settimeout(10)
         try:
             if sys.argv[4] == "asked":
@@ -110,10 +114,7 @@ with socket.create_server((sys.argv[2], int(sys.argv[3]))) as server:
                 link.sendall(b"S")
             with context.wrap_socket(link, server_side=True) as secure:
                 heard = secure.recv(100)
-            if heard:
-                print("heard", heard)
-                break
-            print("left")
+            print(*(["heard", heard] if heard else ["left"]))
         except OSError as exc:
             print("refused", exc)
 """
@@ -137,7 +138,7 @@ def test_an_impostor_hears_nothing(group, port, unit, tmp_path):
     shown = wrong_certificates(host, tmp_path) | {"misnamed": issued(["other.quintet.internal"])}
 
     def hears(identity):
-        """What the impostor says of the first who come, as lines; who has spoken is the last."""
+        """What the impostor says of those who come, as lines."""
         heard = []
         server.check_output(f"umask 077; cat >/run/impostor.pem <<'QUINTET'\n{identity}\nQUINTET")
         words = f"/run/impostor.pem {address} {port} {'asked' if group == 'postgresql' else 'at-once'}"
@@ -164,8 +165,10 @@ def test_an_impostor_hears_nothing(group, port, unit, tmp_path):
     assert all(any(user in word for user in own) for word in told["misnamed"]), told
     assert any("alert" in word for word in said["foreign"]), said
     assert any("alert" in word for word in said["expired"]), said
+    # Who leads our services to it is not among those.
+    assert group == "postgresql" or any("alert" in word for word in said["misnamed"]), said
     # Who has a good certificate is spoken with.
-    assert good[-1].startswith("heard"), good
+    assert any(word.startswith("heard") for word in good), good
     eventually(lambda: manage(FIRST, "producer", "roundtrip")["ok"], 60)
 
 
