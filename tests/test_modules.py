@@ -792,6 +792,36 @@ def test_units_are_brought_up_together(monkeypatch):
     assert one.actions == ["disable old", "stop old", "enable one", "enable two", "start one", "start two"]
 
 
+# Of a unit that is starting: whether it is wanted, after what of a file that is newer, and what is told then.
+STARTING = {
+    "it is waited for": (True, "", ["start"]),
+    "before it reloads": (True, "reload", ["start", "reload"]),
+    "not if it is to restart": (True, "restart", ["restart"]),
+    "not if it is to stop": (False, "", ["disable", "stop"]),
+}
+
+
+@pytest.mark.parametrize("name", STARTING)
+def test_what_somebody_else_starts_is_waited_for(monkeypatch, tmp_path, name):
+    """A run that was killed has begun it. To wait is no change."""
+    enabled, after, verbs = STARTING[name]
+    told, conf = [], tmp_path / "x.conf"
+    conf.touch()
+    os.utime(conf, (AFTER, AFTER))
+    state = {
+        **{"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "activating", "NeedDaemonReload": "no"},
+        "ExecMainStartTimestamp": "Sun 2001-09-09 01:46:40.000000 UTC",
+    }
+    one = host()
+    monkeypatch.setattr(units, "RELOADS", str(tmp_path / "reloads"))
+    monkeypatch.setattr(one, "states", lambda names: dict.fromkeys(names, state))
+    monkeypatch.setattr(one, "systemctl", lambda *words: told.append(words))
+    files = {f"{verb}_after": [str(conf)] if verb == after else [] for verb in ("restart", "reload")}
+    one.bring([{"name": "x.service", "enabled": enabled, "before_restart": []} | files])
+    assert told == [(verb, "x.service") for verb in verbs]
+    assert one.actions == [f"{verb} x.service" for verb in verbs if verb != "start"]
+
+
 @pytest.mark.parametrize(("paused", "verbs"), [(True, ["disable", "stop"]), (False, [])])
 def test_a_unit_that_is_paused_is_stopped_with_a_warning(monkeypatch, tmp_path, paused, verbs):
     told, warnings = [], []

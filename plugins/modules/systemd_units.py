@@ -12,6 +12,7 @@ description:
     its reader is put right by the next one. A handler forgets.
   - A unit that does not start is started once more, if systemd would do so by itself (C(Restart)). What it lacked may
     be there by then, as for a node of RabbitMQ that has just joined the others.
+  - A unit that is starting is waited for, whoever has begun it; a run that was killed, for example.
   - Whoever wants a unit to stay stopped puts a file of its name into C(/etc/quintet/paused). Until that is gone it is
     disabled, whatever C(enabled) says, with a warning.
   - One call does what would be two tasks a file and one a unit, and each task costs a third of a second.
@@ -303,6 +304,11 @@ class Host:
                 with open(os.path.join(RELOADS, name), "w"):
                     pass
 
+    def wait(self, names):
+        """Wait until these units are up, which somebody else has begun to start. That is no change."""
+        if names and not self.module.check_mode:
+            self.systemctl("start", *names)
+
     def without_paused(self, units):
         """The units as wanted, but for those that somebody has paused."""
         paused = [unit["name"] for unit in units if os.path.exists(os.path.join(PAUSED, unit["name"]))]
@@ -324,11 +330,15 @@ class Host:
                 self.module.fail_json(msg=f"There is no unit {name} on this host.", actions=self.actions)
             for verb in needed(unit, states[name], changed_at([os.path.join(RELOADS, name)])):
                 wanted[verb].append(name)
+        left = wanted["stop"] + wanted["restart"]
+        starting = [name for name in names if states[name]["ActiveState"] == "activating" and name not in left]
         restarted = [unit for unit in units if unit["name"] in wanted["restart"]]
         guards = [unit["before_restart"] for unit in restarted if unit["before_restart"]]
         if wanted["restart"] and not may_restart and not self.module.check_mode:
             self.waits, wanted["restart"] = True, []
         for verb, names in wanted.items():
+            if verb == "reload":
+                self.wait(starting)
             self.do(verb, names, guards if verb == "restart" else ())
 
     def remove(self, names):
