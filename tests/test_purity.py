@@ -432,6 +432,22 @@ def test_what_another_host_does_reaches_that_host():
         assert f"hostvars[{there}].ansible_host" in (task.get("vars") or {}).get("ansible_host", ""), task["name"]
 
 
+def commands(found):
+    """What commands are given in a YAML value, each as its list of words, whatever these are."""
+    if isinstance(found, dict):
+        own = [found["argv"]] if isinstance(found.get("argv"), list) else []
+        return own + [words for value in found.values() for words in commands(value)]
+    return [words for one in found for words in commands(one)] if isinstance(found, list) else []
+
+
+def test_words_of_commands_are_texts():
+    """YAML takes +0 for the number 0, and no for false."""
+    texts = [path.read_text() for where in ("playbooks", "roles") for path in (ROOT / where).rglob("*.yml")]
+    found = [words for text in texts for words in commands(yaml.safe_load(text))]
+    assert len(found) > 20
+    assert [words for words in found if not all(isinstance(word, str) for word in words)] == []
+
+
 def refuses(play):
     """Whether a play does nothing but to look, on all hosts, whether what was asked for can be."""
     tasks = list(flat(play.get("tasks", [])))
