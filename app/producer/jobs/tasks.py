@@ -8,7 +8,7 @@ import logging
 import uuid
 from datetime import datetime
 
-from celery import shared_task
+from celery import shared_task, signals
 from django.db import connection
 
 from producer import logs
@@ -133,3 +133,12 @@ def bring_home(ends):
         with logs.about(end.job_id):
             news = "" if end.job_id in ended else "; no news"
             logger.info("The job is %s: attempt %s, by %s%s", end.state, end.attempt, end.worker, news)
+
+
+@signals.worker_shutdown.connect
+def file_what_is_left(**kwargs):
+    """Nothing comes any more, and a host that is taken away has no next start that would file it."""
+    try:
+        results.file_all()
+    except UNAVAILABLE as exc:
+        logger.warning("Lines are left for the next start, since PostgreSQL fails: %s", str(exc).strip())

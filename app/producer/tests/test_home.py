@@ -263,6 +263,17 @@ def test_a_new_worker_files_what_the_last_one_left(run, tmp_path):
     assert not of(foreign, tmp_path / "results.txt")
 
 
+def test_a_worker_that_stops_files_what_is_left(run, tmp_path):
+    """Its host may never start another."""
+    first = done()
+    worker = run("producer", "results", "--concurrency", "1", via=celery, STATE_DIRECTORY=str(tmp_path))
+    until(lambda: Job.objects.get(pk=first.pk).filed, 20)
+    last = done()
+    assert worker.stop() == 0
+    assert of(last, tmp_path / "results.txt") == 1
+    assert Job.objects.get(pk=last.pk).filed
+
+
 def test_a_worker_starts_before_anybody_has_declared_anything(run, channel):
     channel.queue_delete("service")
     channel.exchange_delete("service")
