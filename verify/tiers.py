@@ -39,6 +39,11 @@ def units(host):
     return sorted({unit for group in contract("group_names", host) for unit in UNITS.get(group, [])})
 
 
+def states(host):
+    """The states of a host's units, each once. The exit status of systemctl would be about any of them, not about all."""
+    return set(node(host).run(f"systemctl is-active {' '.join(units(host))}").stdout.split())
+
+
 def sockets(host):
     """What a host listens on for its tiers, as (address, port)."""
     everywhere, loopback, own = contract("listen_addresses", host), "127.0.0.1", contract("host_address", host)

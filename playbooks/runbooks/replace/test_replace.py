@@ -75,11 +75,13 @@ def test_what_cannot_be_is_refused(host):
 @several
 def test_it_is_refused_where_another_host_is_not_well():
     """The loss of one more would be the end."""
+    started = node(HOSTS[0]).check_output(PROCESSES)
     node(HOSTS[1]).check_output("systemctl stop redis-sentinel@quintet")
     try:
         result = replace(replace_host=HOSTS[0], confirm=HOSTS[0])
     finally:
         node(HOSTS[1]).check_output("systemctl start redis-sentinel@quintet")
     assert result.returncode != 0
-    assert "inactive" in result.stdout
-    assert node(HOSTS[0]).run("systemctl is-active patroni etcd rabbitmq-server").rc == 0
+    assert f"{HOSTS[1]} is not well" in words(result)
+    assert "It does not run redis-sentinel@quintet.service." in words(result)
+    assert node(HOSTS[0]).check_output(PROCESSES) == started
