@@ -40,7 +40,7 @@ def units(host):
 
 
 def states(host):
-    """The states of a host's units, each once. The exit status of systemctl would be about any of them, not about all."""
+    """The states of a host's units, each once: the exit status of systemctl is about any of them, not about all."""
     return set(node(host).run(f"systemctl is-active {' '.join(units(host))}").stdout.split())
 
 
