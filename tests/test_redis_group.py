@@ -3,6 +3,7 @@
 import io
 import os
 import pwd
+import sys
 import types
 
 import pytest
@@ -153,6 +154,26 @@ def test_a_host_that_was_replaced_is_a_replica_of_each_master(tmp_path, monkeypa
         "cache.conf": f"replicaof {THREE} 6380\n",
         "sentinel.conf": f"sentinel monitor results {TWO} 6379 2\nsentinel monitor cache {THREE} 6380 2\n",
     }
+
+
+def test_a_master_that_was_replaced_waits_until_another_host_is_one(tmp_path, monkeypatch):
+    one = seeder(tmp_path, monkeypatch, {})
+    words = iter([{"results": (ONE, "6379"), "cache": None}, {"results": (THREE, "6379"), "cache": None}])
+    one.told = lambda names: next(words)
+    one.seed()
+    assert contents(tmp_path)["results.conf"] == f"replicaof {THREE} 6379\n"
+    assert next(words, None) is None
+
+
+def test_a_master_that_was_replaced_is_none_of_its_followers_followers(tmp_path, monkeypatch):
+    monkeypatch.setattr(group, "FAILOVER_SECONDS", 0.1)
+    one = seeder(tmp_path, monkeypatch, {"results": (ONE, "6379"), "cache": (TWO, "6380")})
+    said = []
+    one.fail = lambda message: said.append(message) or sys.exit(1)
+    with pytest.raises(SystemExit):
+        one.seed()
+    assert "has lost what it had of results, and is still taken for the master" in said[0]
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_there_is_the_daemons(tmp_path, monkeypatch):

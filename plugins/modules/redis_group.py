@@ -7,7 +7,8 @@ short_description: A host's part in replicated Redis instances, and changes of t
 description:
   - Who is master is known by the daemons alone, which write it to files of their own. C(state=seeded) makes such a file
     where it is missing, once. It asks the Sentinels of the other hosts first, so that a host that was replaced comes
-    back as a replica; where there are none, the first host is master.
+    back as a replica, and waits until they let another host be master of what it has lost; where there are none, the
+    first host is master.
   - C(state=settled) reads what runs here and writes the difference. Settings, users and certificates change while an
     instance runs. What needs a restart is told by its title; then hosts restart one after the other, the master last,
     when another has taken over with all that was acknowledged.
@@ -117,6 +118,8 @@ HEADER = "# Written by the daemon. What is wanted is in /etc/redis, and is read 
 TITLE = "proc-title-template"
 # Nobody writes while the master changes, for so long at most.
 PAUSE = 15
+# Within this time Sentinels that are a majority let another host be master of what one has lost.
+FAILOVER_SECONDS = 45
 # Of replicas, in Sentinel's eyes: as all have it, and who never takes over.
 USUAL, NEVER = "100", "0"
 
@@ -277,7 +280,7 @@ class Group:
         missing = [name for name in [*names, "sentinel"] if not os.path.exists(self.path(name))]
         if not missing:
             return
-        told = self.told(names)
+        told = self.told_of_another(names, missing)
         masters = {}
         for name in names:
             mine = None
@@ -293,6 +296,29 @@ class Group:
         for name in missing:
             if self.did(f"seed {self.path(name)}"):
                 self.write(self.path(name), HEADER + lines[name])
+
+    def told_of_another(self, names, missing):
+        """The same as `told`, once nobody takes this host for the master of what it has lost.
+
+        It would follow a host that follows it, and nobody could take over: the others have been without a master for
+        too long then, in Sentinel's eyes.
+        """
+        told = {}
+
+        def lost():
+            return [name for name in names if name in missing and told[name] and told[name][0] == self.me["address"]]
+
+        def moved():
+            told.update(self.told(names))
+            return not lost()
+
+        patience = 0 if self.module.check_mode else FAILOVER_SECONDS
+        if not until(moved, patience) and patience:
+            self.fail(
+                f"This host has lost what it had of {', '.join(lost())}, and is still taken for the master: most "
+                "Sentinels are away, so that no other host can take over. Start them, and deploy again."
+            )
+        return told
 
     def told(self, names):
         """By instance, the address and port of its master as the other hosts' Sentinels say, or None."""
