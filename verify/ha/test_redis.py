@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.topology import ROOT
-from verify import TOPOLOGY, contract, deaf, deploy, eventually, node, python_of
+from verify import TOPOLOGY, contract, deaf, deploy, eventually, node, playbook, python_of
 from verify.stream import Stream
 
 HOSTS = TOPOLOGY.hosts("redis")
@@ -275,6 +275,27 @@ def test_a_restart_of_all_moves_the_master_once_and_loses_nothing():
             assert {node(host).check_output(journal) for host in HOSTS} == {str(number)}
     assert writes.gap() <= SLOWEST
     assert writes.lost() == []
+
+
+@pytest.mark.slow
+def test_a_master_that_lost_its_data_is_none_again_and_follows_nobody_who_follows_it():
+    """While no other can take over, as most Sentinels are away, a deploy says so. Then it follows who has."""
+    master = eventually(lambda: settled(PORTS["results"]), 30)
+    other = next(host for host in HOSTS if host != master)
+    node(other).check_output("systemctl stop redis-sentinel@quintet")
+    node(master).check_output("systemctl stop redis-sentinel@quintet 'redis-server@*' && rm -rf /var/lib/redis/*")
+    try:
+        result = playbook("deploy.yml", "--limit", master)
+        assert result.returncode != 0
+        assert "This host has lost what it had of results" in " ".join(result.stdout.split())
+        assert node(master).run("systemctl is-active redis-server@results").rc != 0
+    finally:
+        node(other).check_output("systemctl start redis-sentinel@quintet")
+    third = next(host for host in HOSTS if host not in (master, other))
+    eventually(lambda: ADDRESSES[sentinel_of(third, "results")["ip"]] != master, 150)
+    deploy(limit=master)
+    assert eventually(lambda: settled(PORTS["results"]), 60) != master
+    assert deploy()[0] == 0
 
 
 def test_what_the_daemons_write_is_theirs():
