@@ -15,7 +15,7 @@ RUNBOOK = "runbooks/backup/playbook.yml"
 [HOST] = contract("repository_hosts")
 STANZA = contract("pgbackrest_stanza", HOST)
 # Where all of it is in the clear for a moment.
-CLEAR = Path(contract("secrets_dir") + ".open")
+CLEAR = Path(contract("secrets_open"))
 OPEN = "openssl enc -d -aes-256-cbc -pbkdf2 -iter 600000 -pass stdin -in"
 
 
@@ -39,7 +39,7 @@ def opened(path, passphrase, to):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Where the sealed file is, and the backups before and after. A run before it was killed."""
-    CLEAR.mkdir()
+    CLEAR.mkdir(exist_ok=True)
     (CLEAR / "left").write_text("in the clear")
     manage(FIRST, "producer", "roundtrip")
     place, before = tmp_path_factory.mktemp("backup") / "kept", backups()

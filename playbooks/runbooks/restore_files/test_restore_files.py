@@ -56,7 +56,7 @@ def test_what_was_there_is_there_again(sealed):
         assert node(host).check_output(owners(directory)) == before[host]
         assert node(host).run("ls /var/tmp | grep ^quintet").stdout == ""
         assert states(host) == {"active"}
-    assert not Path(f"{SECRETS}.open").exists()
+    assert not Path(contract("secrets_open")).exists()
     assert manage(FIRST, "producer", "roundtrip")["ok"]
     assert deploy()[0] == 0
 
